@@ -1,0 +1,200 @@
+"""The world of ranks: one thin object over MPI, or a world of one where no launcher started this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any
+
+import numpy as np
+
+from dhhpc.errors import DhhpcError
+from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
+
+Array = np.ndarray[Any, Any]
+
+
+class World:
+    """All ranks of this run, and this process among them.
+
+    Every collective must be called by all ranks in the same order. Arrays are changed in place; they must be
+    C-contiguous. With one rank nothing is sent and no MPI is loaded.
+
+    Attributes:
+        rank, size: this process's number from 0, and how many there are.
+        host: the name of this machine.
+        local_rank, local_size: the same among the ranks that share this machine's memory.
+        launcher: what started the ranks.
+        messages, bytes_sent: collectives called so far, and payload bytes handed to them.
+        seconds: wall time spent inside them.
+    """
+
+    def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
+        self._communicator = communicator
+        self.launcher = launcher or Launcher("none", 1, "")
+        self.host = socket.gethostname()
+        self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
+        self.messages = 0
+        self.bytes_sent = 0
+        self.seconds = 0.0
+        if communicator is not None:
+            from mpi4py import MPI
+
+            self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
+            node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+            self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
+            node.Free()
+
+    @property
+    def communicator(self) -> Any:
+        """The mpi4py communicator, None in a world of one."""
+        return self._communicator
+
+    def allreduce_sum(self, array: Array) -> None:
+        """Replace `array` (any shape, numeric) by its sum over the ranks, the same bits on every rank."""
+        if self._communicator is None:
+            return
+        from mpi4py import MPI
+
+        started = time.perf_counter()
+        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+        self._count(array.nbytes, started)
+
+    def allreduce_max(self, array: Array) -> None:
+        """Replace `array` by its element-wise maximum over the ranks."""
+        if self._communicator is None:
+            return
+        from mpi4py import MPI
+
+        started = time.perf_counter()
+        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
+        self._count(array.nbytes, started)
+
+    def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
+        """Replace float `array` by its mean over the ranks, weighted by each rank's `weight` (not negative).
+
+        `total`, the sum of all weights, saves a message when it is known. With weights that sum to zero the
+        array keeps its values.
+        """
+        if self._communicator is None:
+            return
+        if total is None:
+            weights = np.array([weight])
+            self.allreduce_sum(weights)
+            total = float(weights[0])
+        if total > 0:
+            np.multiply(array, array.dtype.type(weight / total), out=array)
+            self.allreduce_sum(array)
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        """Replace `array` on every rank by that of `root`."""
+        if self._communicator is None:
+            return
+        started = time.perf_counter()
+        self._communicator.Bcast(array, root=root)
+        self._count(array.nbytes, started)
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """The picklable `value` of rank `root`, on every rank."""
+        if self._communicator is None:
+            return value
+        started = time.perf_counter()
+        value = self._communicator.bcast(value, root=root)
+        self._count(0, started)
+        return value
+
+    def gather_object(self, value: Any, root: int = 0) -> list[Any] | None:
+        """On rank `root` the picklable values of all ranks in rank order; None elsewhere."""
+        if self._communicator is None:
+            return [value]
+        started = time.perf_counter()
+        gathered: list[Any] | None = self._communicator.gather(value, root=root)
+        self._count(0, started)
+        return gathered
+
+    def allgather_object(self, value: Any) -> list[Any]:
+        """The picklable values of all ranks in rank order, on every rank."""
+        if self._communicator is None:
+            return [value]
+        started = time.perf_counter()
+        gathered: list[Any] = self._communicator.allgather(value)
+        self._count(0, started)
+        return gathered
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self._communicator is None:
+            return
+        started = time.perf_counter()
+        self._communicator.Barrier()
+        self._count(0, started)
+
+    def abort(self, code: int = 1) -> None:
+        """End every rank at once with exit code `code`, whatever they are doing."""
+        if self._communicator is None:
+            raise SystemExit(code)
+        self._communicator.Abort(code)
+
+    def _count(self, size: int, started: float) -> None:
+        self.messages += 1
+        self.bytes_sent += size
+        self.seconds += time.perf_counter() - started
+
+
+def connect() -> World:
+    """The world this process belongs to, its size already checked (`check_world`).
+
+    Without a launcher, or with one that started a single process, it is a world of one and mpi4py is not
+    imported.
+
+    Raises:
+        DhhpcError: a launcher started several processes but mpi4py or its MPI library is missing, or the MPI
+            world has another size.
+    """
+    launcher = detect_launcher(os.environ)
+    if launcher.ranks == 1:
+        return World(launcher=launcher)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise DhhpcError(
+            f"{launcher.name} started {launcher.ranks} ranks but mpi4py cannot be loaded "
+            f'({one_line(error)}); install it with `pip install "dhhpc[mpi]"`, or with `pip install mpi4py` '
+            f"where the machine has an MPI"
+        ) from None
+    check_world(MPI.COMM_WORLD.Get_size(), launcher)
+    return World(MPI.COMM_WORLD, launcher)
+
+
+def check_world(size: int, launcher: Launcher) -> None:
+    """Refuse an MPI world whose size is not what the launcher started.
+
+    An MPI library that does not speak the launcher's protocol gives every process its own world of one,
+    silently: each would then train the whole job and write the same files.
+
+    Raises:
+        DhhpcError: names both numbers and the mend.
+    """
+    if size == launcher.ranks:
+        return
+    world = f"the MPI world has {size} rank{'s' if size != 1 else ''}"
+    if launcher.name == "srun":
+        variable = "SLURM_NTASKS" if launcher.source == "SLURM_STEP_NUM_TASKS" else launcher.source
+        said = f"SLURM started {launcher.ranks} tasks ({variable}={launcher.ranks})"
+        mend = (
+            "this MPI does not speak the launcher's protocol: use `srun --mpi=pmi2` with MPICH (the pip wheel is "
+            "one), `srun --mpi=pmix` with Open MPI, or set `launcher` in the site config"
+        )
+    elif launcher.source == EXPECTED_RANKS:
+        said = f"{launcher.ranks} were asked for ({launcher.source}={launcher.ranks})"
+        mend = f"start {launcher.ranks} ranks with the {launcher.name} of the MPI that mpi4py uses"
+    else:
+        said = f"{launcher.name} started {launcher.ranks} processes ({launcher.source}={launcher.ranks})"
+        mend = "use the mpiexec of the MPI that mpi4py was built for"
+    raise DhhpcError(f"{world} but {said}; {mend}")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
