@@ -1,0 +1,46 @@
+"""The zoo: networks by name, one file a family."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from dhhpc.eddl import Model
+from dhhpc.errors import DhhpcError
+from dhhpc.zoo.convnet import convnet
+from dhhpc.zoo.resnet import resnet18
+from dhhpc.zoo.unet import unet
+
+NETWORKS: dict[str, Callable[..., Model]] = {"convnet": convnet, "resnet18": resnet18, "unet": unet}
+
+
+def names() -> list[str]:
+    """The networks that `create` knows."""
+    return sorted(NETWORKS)
+
+
+def create(name: str, input_shape: Sequence[int], classes: int, **options: Any) -> Model:
+    """The unbuilt network `name` for samples of `input_shape` and `classes` outputs.
+
+    Args:
+        name: one of `names()`.
+        input_shape: (channels, height, width).
+        classes: output channels; 1 gives a sigmoid, more a softmax.
+        options: of the network's own function.
+
+    Raises:
+        DhhpcError: an unknown name or option, or a shape that the network does not take.
+    """
+    if name not in NETWORKS:
+        near = get_close_matches(name, NETWORKS, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names())}"
+        raise DhhpcError(f"network {name!r} is unknown; {mend}")
+    known = list(inspect.signature(NETWORKS[name]).parameters)[2:]
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise DhhpcError(f"network {name}: unknown option {option!r}; {mend}")
+    return NETWORKS[name](tuple(int(extent) for extent in input_shape), int(classes), **options)

@@ -1,0 +1,191 @@
+"""The static graph: a layer is a node that knows its shape rule, forward, backward and ONNX name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhhpc.errors import DhhpcError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a layer asks for: a trained array, or a running statistic when `initializer` is a constant.
+
+    Attributes:
+        name: local name, `weight` in `conv2d_1.weight`.
+        shape: of the array.
+        initializer: a name of `dhhpc.eddl.initializers`.
+        fan: (fan in, fan out), what the initializers scale by.
+    """
+
+    name: str
+    shape: Shape
+    initializer: str
+    fan: tuple[int, int] = (1, 1)
+
+
+@dataclass
+class Buffers:
+    """The arrays of one layer in one plan. A gradient is None where nothing needs it."""
+
+    inputs: list[Array] = field(default_factory=list)
+    output: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    grad_inputs: list[Array | None] = field(default_factory=list)
+    grad_output: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    parameters: list[Array] = field(default_factory=list)
+    gradients: list[Array] = field(default_factory=list)
+    statistics: list[Array] = field(default_factory=list)
+    saved: list[Array] = field(default_factory=list)
+    workspace: Array = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+class Layer:
+    """A node of the graph. Shapes leave the batch out: (channels, height, width) or (features,).
+
+    A subclass stores its options as attributes before it calls `super().__init__(*parents)`, lists them in
+    `options`, and defines `output_shape`, `forward`, `backward`, `to_onnx` and `from_onnx`.
+
+    Attributes:
+        options: names of the constructor's options, which rebuild the layer.
+        backward_uses: which of "inputs" and "output" `backward` reads; the plan keeps only those alive.
+        in_place: the output may overwrite the first input, and the first input's gradient the output's.
+        view: the output is the first input in another shape.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    backward_uses: ClassVar[frozenset[str]] = frozenset()
+    in_place: ClassVar[bool] = False
+    view: ClassVar[bool] = False
+    operator: ClassVar[str] = ""
+
+    def __init__(self, *parents: Layer, name: str | None = None) -> None:
+        for parent in parents:
+            if not isinstance(parent, Layer):
+                kind = type(self).__name__
+                raise TypeError(f"{kind}: expected a layer as input, found {type(parent).__name__}")
+        self.parents = parents
+        self.name = name
+        self.shape: Shape = self.output_shape(*(parent.shape for parent in parents))
+
+    # -- what a subclass defines ---------------------------------------------------------------------------
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The output's shape for these input shapes; raises DhhpcError where they do not fit."""
+        raise NotImplementedError
+
+    def parameters(self) -> list[Parameter]:
+        """The trained arrays, in the order in which `Buffers.parameters` holds them."""
+        return []
+
+    def statistics(self) -> list[Parameter]:
+        """Arrays that training updates without a gradient."""
+        return []
+
+    def saved(self, batch: int, shapes: Sequence[Shape]) -> list[tuple[Shape, Any]]:
+        """(shape, dtype) of what forward hands to backward beside inputs and output."""
+        return []
+
+    def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:
+        """Scratch that forward and backward need, in float32 numbers."""
+        return 0
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        raise NotImplementedError
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        raise NotImplementedError
+
+    def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
+        """The ONNX nodes that compute this layer at inference."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Layer:
+        """The layer that an ONNX node describes."""
+        raise NotImplementedError
+
+    # -- what every layer has ------------------------------------------------------------------------------
+
+    def configuration(self) -> dict[str, Any]:
+        """The options that rebuild this layer."""
+        return {option: getattr(self, option) for option in self.options}
+
+    def describe(self) -> str:
+        return self.name or type(self).__name__
+
+    def refuse(self, problem: str) -> DhhpcError:
+        return DhhpcError(f"{self.describe()}: {problem}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()}, {'x'.join(map(str, self.shape))})"
+
+
+@dataclass
+class OnnxNode:
+    """An ONNX node as `Layer.from_onnx` sees it: attributes decoded, constant inputs apart from layers."""
+
+    operator: str
+    attributes: dict[str, Any]
+    layers: list[Layer]
+    constants: list[Array]
+
+    def pair(self, name: str, default: tuple[int, int]) -> tuple[int, int]:
+        """A two-number attribute such as `strides`."""
+        value = tuple(int(number) for number in self.attributes.get(name, default))
+        if len(value) != 2:
+            raise self.refuse(f"{name} {list(value)} is not two-dimensional; export a 2D network")
+        return value[0], value[1]
+
+    def padding(self) -> tuple[int, int]:
+        """`pads`, which must be symmetric."""
+        pads = [int(number) for number in self.attributes.get("pads", (0, 0, 0, 0))]
+        if self.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or pads[:2] != pads[2:]:
+            raise self.refuse(f"padding {pads} is not symmetric; export it with explicit equal pads")
+        return pads[0], pads[1]
+
+    def refuse(self, problem: str) -> DhhpcError:
+        return DhhpcError(f"ONNX operator {self.operator}: {problem}")
+
+
+def pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
+    """`value` as (height, width)."""
+    if isinstance(value, int | np.integer):
+        return int(value), int(value)
+    values = tuple(int(number) for number in value)
+    if len(values) != 2:
+        raise DhhpcError(f"{what}: {list(values)} must be one number or two (height, width)")
+    return values[0], values[1]
+
+
+def topological_order(inputs: Sequence[Layer], outputs: Sequence[Layer]) -> list[Layer]:
+    """Every layer that the outputs depend on, parents first; inputs in the given order at the front.
+
+    Raises:
+        DhhpcError: an output depends on an Input that is not in `inputs`.
+    """
+    order: list[Layer] = list(inputs)
+    seen = {id(layer) for layer in inputs}
+    # Iterative: networks are deeper than Python's recursion limit.
+    stack = [(layer, False) for layer in reversed(outputs)]
+    while stack:
+        layer, expanded = stack.pop()
+        if id(layer) in seen:
+            continue
+        if expanded:
+            seen.add(id(layer))
+            order.append(layer)
+            continue
+        if not layer.parents:
+            raise DhhpcError(f"{layer.describe()}: an output depends on it; list it in the model's inputs")
+        stack.append((layer, True))
+        stack.extend((parent, False) for parent in reversed(layer.parents))
+    return order

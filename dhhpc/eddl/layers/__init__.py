@@ -1,0 +1,31 @@
+"""The layers, one file a family; `LAYERS` maps a class name, `OPERATORS` an ONNX operator, to its class."""
+
+from dhhpc.eddl.graph import Layer
+from dhhpc.eddl.layers.activations import ReLU, Sigmoid, Softmax
+from dhhpc.eddl.layers.convolution import Conv2D, ConvTranspose2D
+from dhhpc.eddl.layers.dense import Dense
+from dhhpc.eddl.layers.merging import Add, Concat
+from dhhpc.eddl.layers.normalization import BatchNormalization
+from dhhpc.eddl.layers.pooling import AveragePool2D, GlobalAveragePool2D, MaxPool2D
+from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
+
+ALL: tuple[type[Layer], ...] = (
+    Input,
+    Conv2D,
+    ConvTranspose2D,
+    Dense,
+    MaxPool2D,
+    AveragePool2D,
+    GlobalAveragePool2D,
+    BatchNormalization,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Concat,
+    Add,
+    Flatten,
+    UpSampling2D,
+)
+OPERATORS = {layer.operator: layer for layer in ALL if layer.operator}
+
+__all__ = ["ALL", "OPERATORS", *(layer.__name__ for layer in ALL)]

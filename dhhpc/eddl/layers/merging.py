@@ -1,0 +1,91 @@
+"""Layers with several inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from dhhpc.eddl.graph import Buffers, Layer, OnnxNode, Shape
+
+
+class MergingLayer(Layer):
+    """A layer over a list of layers."""
+
+    def __init__(self, parents: Sequence[Layer], name: str | None = None) -> None:
+        self.name = name
+        if not isinstance(parents, Sequence) or len(parents) < 2:
+            raise self.refuse("takes a list of two or more layers")
+        super().__init__(*parents, name=name)
+
+    def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
+        from onnx.helper import make_node
+
+        return [make_node(self.operator, inputs, [output], name=self.name)]
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Layer:
+        if node.constants:
+            raise node.refuse("has a constant input; export the network without constants in it")
+        return cls(node.layers)
+
+
+class Concat(MergingLayer):
+    """The inputs one after another along the channels."""
+
+    operator = "Concat"
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise self.refuse(
+                f"inputs of {describe(shapes)} differ beyond their channels; fit the image size"
+            )
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.concatenate_forward(buffers.inputs, buffers.output)
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        kernels.concatenate_backward(buffers.grad_output, buffers.grad_inputs)
+
+    def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
+        from onnx.helper import make_node
+
+        return [make_node(self.operator, inputs, [output], name=self.name, axis=1)]
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Layer:
+        if node.attributes.get("axis", 1) % (len(node.layers[0].shape) + 1) != 1:
+            raise node.refuse("only concatenation of channels (axis 1) is supported")
+        return super().from_onnx(node)
+
+
+class Add(MergingLayer):
+    """The sum of inputs of one shape."""
+
+    operator = "Add"
+    in_place = True
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if any(shape != shapes[0] for shape in shapes):
+            raise self.refuse(f"inputs of {describe(shapes)} cannot be added; they must have one shape")
+        return shapes[0]
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.add_forward(buffers.inputs, buffers.output)
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        for grad_input in buffers.grad_inputs:
+            if grad_input is not None and grad_input is not buffers.grad_output:
+                grad_input[...] = buffers.grad_output
+
+    def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
+        if len(inputs) > 2:
+            from onnx.helper import make_node
+
+            return [make_node("Sum", inputs, [output], name=self.name)]
+        return super().to_onnx(inputs, output, parameters)
+
+
+def describe(shapes: Sequence[Shape]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)

@@ -1,0 +1,113 @@
+"""Losses: the mean over the batch of a loss per sample, so that ranks can average gradients exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from dhhpc.eddl.graph import Array, Layer
+from dhhpc.eddl.layers import Sigmoid, Softmax
+from dhhpc.eddl.layers.activations import ActivationLayer
+from dhhpc.errors import DhhpcError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss.
+
+    Attributes:
+        kernel: name of the kernel (prediction, target, gradient) -> loss.
+        activation: the output layer with which it can be computed from logits, which is stable where the
+            probabilities saturate.
+        logits_kernel: name of that kernel.
+    """
+
+    kernel: str
+    activation: type[ActivationLayer] | None = None
+    logits_kernel: str = ""
+
+
+LOSSES = {
+    "categorical_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy"),
+    "softmax_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy"),
+    "binary_cross_entropy": Loss("binary_cross_entropy", Sigmoid, "sigmoid_binary_cross_entropy"),
+    "dice": Loss("dice"),
+    "mean_squared_error": Loss("mean_squared_error"),
+}
+
+
+class OutputLoss:
+    """The sum of one or more losses on one output of a network.
+
+    Args:
+        names: names joined by "+", such as "binary_cross_entropy+dice".
+        output: the output layer; when it is the activation that one of the losses knows, the plan leaves its
+            backward out and the gradient is taken with respect to its input.
+
+    Raises:
+        DhhpcError: a name is unknown.
+    """
+
+    def __init__(self, names: str, output: Layer) -> None:
+        self.losses: list[Loss] = []
+        for name in names.split("+"):
+            if name.strip() not in LOSSES:
+                raise DhhpcError(f"loss {name.strip()!r} is unknown; choose one of {', '.join(LOSSES)}")
+            self.losses.append(LOSSES[name.strip()])
+        self.output = output
+        self.fused = any(loss.activation is type(output) for loss in self.losses)
+
+    def gradient(
+        self, kernels: ModuleType, prediction: Array, target: Array, out: Array, logits: Array | None
+    ) -> float:
+        """Write the gradient of the sum into `out` and return the sum.
+
+        `logits` are the output activation's input when the loss is fused with it, and `out` is then the gradient
+        with respect to them.
+        """
+        total = 0.0
+        addend = None
+        for number, loss in enumerate(self.losses):
+            if number:
+                addend = np.empty_like(out) if addend is None else addend
+            into = out if addend is None else addend
+            if logits is not None and loss.activation is type(self.output):
+                total += getattr(kernels, loss.logits_kernel)(logits, target, into)
+            else:
+                total += getattr(kernels, loss.kernel)(prediction, target, into)
+                if logits is not None:
+                    self.through_activation(kernels)(prediction, into, into)
+            if addend is not None:
+                kernels.accumulate(addend, out)
+        return total
+
+    def through_activation(self, kernels: ModuleType) -> Callable[[Array, Array, Array], None]:
+        assert isinstance(self.output, ActivationLayer)
+        backward: Callable[[Array, Array, Array], None] = getattr(kernels, f"{self.output.function}_backward")
+        return backward
+
+    def value(self, kernels: ModuleType, prediction: Array, target: Array) -> float:
+        """The loss alone, from probabilities."""
+        scratch = np.empty_like(prediction)
+        return float(sum(getattr(kernels, loss.kernel)(prediction, target, scratch) for loss in self.losses))
+
+
+def as_target(target: Array, shape: tuple[int, ...], what: str) -> Array:
+    """`target` as float32 of the prediction's `shape`; whole-number class indices become one-hot.
+
+    Raises:
+        DhhpcError: its shape does not fit, or a class index is out of range.
+    """
+    target = np.asarray(target)
+    if target.shape == shape:
+        return np.ascontiguousarray(target, dtype=np.float32)
+    if np.issubdtype(target.dtype, np.integer) and target.shape == shape[:1] + shape[2:]:
+        classes = shape[1]
+        if target.size and not (int(target.min()) >= 0 and int(target.max()) < classes):
+            found = int(target.max()) if int(target.max()) >= classes else int(target.min())
+            raise DhhpcError(f"{what}: class index {found} is outside 0 to {classes - 1}")
+        return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.float32)[target], -1, 1))
+    raise DhhpcError(f"{what}: targets of shape {target.shape} do not fit predictions of shape {shape}")

@@ -1,0 +1,412 @@
+"""The model: a graph with its parameters, trained a batch at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhhpc.eddl import initializers
+from dhhpc.eddl.graph import Array, Layer, Parameter, Shape, topological_order
+from dhhpc.eddl.losses import OutputLoss, as_target
+from dhhpc.eddl.metrics import metric
+from dhhpc.eddl.optimizers import Optimizer
+from dhhpc.eddl.plan import Plan
+from dhhpc.errors import DhhpcError
+
+# Plans kept: the batch, the last smaller batch, and the same two for evaluation.
+KEPT_PLANS = 4
+
+
+class Model:
+    """A network from its input layers to its output layers.
+
+    Args:
+        inputs: Input layers.
+        outputs: the layers whose values `predict` returns and the losses compare.
+        name: for summaries and exports.
+
+    Attributes:
+        layers: in topological order, each with a name that is its own.
+        parameter_vector, gradient_vector: flat float32 of every trained parameter, in the order of `layers`.
+            `parameters()` and the layers see the same memory, so writing here changes the network.
+        statistics_vector: flat float32 of the running statistics of batch normalisation.
+        optimizer: given to `build`.
+    """
+
+    def __init__(self, inputs: Sequence[Layer], outputs: Sequence[Layer], name: str = "model") -> None:
+        self.inputs, self.outputs, self.name = list(inputs), list(outputs), name
+        self.layers = topological_order(self.inputs, self.outputs)
+        self.name_layers()
+        self.position = {id(layer): index for index, layer in enumerate(self.layers)}
+        self.parameter_vector, self.parameter_views = allocate([layer.parameters() for layer in self.layers])
+        self.statistics_vector, self.statistic_views = allocate([layer.statistics() for layer in self.layers])
+        self.gradient_vector = np.zeros_like(self.parameter_vector)
+        self.gradient_views = views(self.gradient_vector, [layer.parameters() for layer in self.layers])
+        self.optimizer: Optimizer | None = None
+        self.losses: list[OutputLoss] = []
+        self.metrics: list[str] = []
+        self.plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        self.arena: Array = np.empty(0, np.uint8)
+        self.built = False
+
+    def name_layers(self) -> None:
+        """Name the nameless conv2d_1, conv2d_2, …; refuse a name given twice."""
+        taken = [layer.name for layer in self.layers if layer.name]
+        for name in taken:
+            if taken.count(name) > 1:
+                raise DhhpcError(f"layer name {name!r} is given {taken.count(name)} times; give each its own")
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            while not layer.name:
+                counts[kind] = counts.get(kind, 0) + 1
+                if f"{kind}_{counts[kind]}" not in taken:
+                    layer.name = f"{kind}_{counts[kind]}"
+
+    def build(
+        self,
+        optimizer: Optimizer | None = None,
+        losses: Sequence[str] = (),
+        metrics: Sequence[str] = (),
+        device: str = "cpu",
+        seed: int | None = 1,
+    ) -> None:
+        """Choose the backend, draw the parameters and prepare the optimizer.
+
+        Args:
+            optimizer: leave out for a network that only predicts.
+            losses: one an output, names of `dhhpc.eddl.losses.LOSSES` joined by "+".
+            metrics: names of `dhhpc.eddl.metrics.METRICS`, of the first output.
+            device: "cpu".
+            seed: of the parameters; the same seed gives the same ones bit for bit. None keeps those it has.
+
+        Raises:
+            DhhpcError: an unknown name, or another number of losses than outputs.
+        """
+        import dhhpc_kernels
+
+        if losses and len(losses) != len(self.outputs):
+            raise DhhpcError(
+                f"{self.name}: {len(losses)} losses for {len(self.outputs)} outputs; give one an output"
+            )
+        try:
+            self.kernels = dhhpc_kernels.backend(device)
+        except ValueError as error:
+            raise DhhpcError(f"device {device!r}: {error}") from None
+        self.losses = [OutputLoss(names, output) for names, output in zip(losses, self.outputs, strict=False)]
+        self.metrics = list(metrics)
+        for name in self.metrics:
+            metric(name)
+        self.plans.clear()
+        if seed is not None:
+            self.draw_parameters(seed)
+        self.optimizer = optimizer
+        if optimizer is not None:
+            optimizer.build(self.parameter_count)
+        self.built = True
+
+    def draw_parameters(self, seed: int) -> None:
+        """Fill parameters and statistics with their starting values."""
+        pairs = [
+            (parameter, view)
+            for layer, trained, running in zip(
+                self.layers, self.parameter_views, self.statistic_views, strict=True
+            )
+            for parameter, view in zip(
+                layer.parameters() + layer.statistics(), trained + running, strict=True
+            )
+        ]
+        for number, (parameter, view) in enumerate(pairs):
+            initializers.fill(parameter, view, np.random.default_rng([seed, number]))
+
+    # -- arrays --------------------------------------------------------------------------------------------
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers."""
+        return int(self.parameter_vector.size)
+
+    def parameters(self) -> dict[str, Array]:
+        """Every trained array and running statistic by name, `conv2d_1.weight`; views, not copies."""
+        named = {}
+        for layer, trained, running in zip(
+            self.layers, self.parameter_views, self.statistic_views, strict=True
+        ):
+            for parameter, view in zip(
+                layer.parameters() + layer.statistics(), trained + running, strict=True
+            ):
+                named[f"{layer.name}.{parameter.name}"] = view
+        return named
+
+    def gradients(self, inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, Array]:
+        """The loss's gradient with respect to every trained array, by name; copies."""
+        self.compute_gradients(inputs, targets)
+        return {
+            f"{layer.name}.{parameter.name}": view.copy()
+            for layer, arrays in zip(self.layers, self.gradient_views, strict=True)
+            for parameter, view in zip(layer.parameters(), arrays, strict=True)
+        }
+
+    def state(self) -> dict[str, Array]:
+        """Copies of everything that training changes; `load_state` with it goes on bit for bit."""
+        optimizer = self.optimizer
+        state = {f"parameters/{name}": array.copy() for name, array in self.parameters().items()}
+        if optimizer is not None:
+            state["optimizer/state"] = optimizer.state_vector.copy()
+            state["optimizer/step_count"] = np.array(optimizer.step_count, np.int64)
+            state["optimizer/learning_rate"] = np.array(optimizer.learning_rate, np.float64)
+        return state
+
+    def load_state(self, state: dict[str, Array], what: str = "state") -> None:
+        """Take over what `state()` returned; without its optimizer part the optimizer stays as it is.
+
+        Raises:
+            DhhpcError: an array is missing, too many, or of another shape; nothing is changed then.
+        """
+        named = {f"parameters/{name}": array for name, array in self.parameters().items()}
+        if self.optimizer is not None and "optimizer/state" in state:
+            named["optimizer/state"] = self.optimizer.state_vector
+        given = {name for name in state if name.startswith("parameters/")}
+        strange = sorted(given.symmetric_difference(name for name in named if name.startswith("parameters/")))
+        if strange:
+            raise DhhpcError(
+                f"{what}: {strange[0]} is on one side only; load it into the network it was saved from"
+            )
+        for name, array in named.items():
+            if state[name].shape != array.shape:
+                raise DhhpcError(f"{what}: {name} has shape {state[name].shape}, the network {array.shape}")
+        for name, array in named.items():
+            array[...] = state[name]
+        if self.optimizer is not None and "optimizer/step_count" in state:
+            self.optimizer.step_count = int(state["optimizer/step_count"])
+            self.optimizer.learning_rate = float(state["optimizer/learning_rate"])
+
+    def save(self, path: Path | str) -> None:
+        """Write `state()` to `path` as NumPy's .npz, whole or not at all. For the graph too, export ONNX."""
+        from dhhpc.files import replacing
+
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **self.state())
+
+    def load(self, path: Path | str) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            DhhpcError: the file is missing or damaged, or belongs to another network.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                state = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise DhhpcError(f"{path}: no such file; check the path") from None
+        except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged archive
+            raise DhhpcError(f"{path}: damaged or no saved model ({error}); use another copy") from None
+        self.load_state(state, str(path))
+
+    # -- running -------------------------------------------------------------------------------------------
+
+    def plan(self, inputs: Sequence[Array], training: bool) -> Plan:
+        """The plan for a batch like `inputs`, bound to the arena and ready to run."""
+        if not self.built:
+            raise DhhpcError(f"{self.name}: call build() before training or predicting")
+        if len(inputs) != len(self.inputs):
+            raise DhhpcError(f"{self.name}: {len(inputs)} input arrays for {len(self.inputs)} inputs")
+        batch = len(inputs[0])
+        if batch == 0 or any(len(array) != batch for array in inputs):
+            sizes = [len(array) for array in inputs]
+            raise DhhpcError(f"{self.name}: batches of {sizes} samples; give equal numbers, at least 1")
+        shapes = [tuple(array.shape[1:]) for array in inputs]
+        key = (batch, training, *shapes)
+        plan = self.plans.pop(key, None)
+        if plan is None:
+            plan = self.make_plan(batch, shapes, training)
+            while len(self.plans) >= KEPT_PLANS:
+                self.plans.popitem(last=False)
+        self.plans[key] = plan
+        if plan.size > self.arena.size:
+            self.arena = aligned_bytes(plan.size)
+        plan.bind(self.arena, self.parameter_views, self.gradient_views, self.statistic_views)
+        return plan
+
+    def make_plan(self, batch: int, shapes: Sequence[Shape], training: bool) -> Plan:
+        outputs = [self.position[id(output)] for output in self.outputs]
+        consumed = [id(parent) for layer in self.layers for parent in layer.parents]
+        fused = frozenset(
+            output
+            for output, loss in zip(outputs, self.losses, strict=False)
+            if training
+            and loss.fused
+            and consumed.count(id(self.layers[output])) == 0
+            and consumed.count(id(self.layers[output].parents[0])) == 1
+            and self.layers[output].parents[0] not in self.outputs
+        )
+        inputs = [self.position[id(layer)] for layer in self.inputs]
+        return Plan(self.layers, inputs, outputs, shapes, batch, training, fused, self.kernels)
+
+    def compute_gradients(self, inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Forward, loss and backward on one batch: fills `gradient_vector`, updates no parameter.
+
+        Args:
+            inputs: an array an input, (samples, channels, height, width).
+            targets: an array an output, of its shape, or whole-number class indices without the class axis.
+
+        Returns:
+            "loss" and each metric, means over the samples.
+        """
+        if not self.losses:
+            raise DhhpcError(f"{self.name}: built without losses; give build() one an output")
+        if len(targets) != len(self.outputs):
+            raise DhhpcError(f"{self.name}: {len(targets)} target arrays for {len(self.outputs)} outputs")
+        plan = self.plan(inputs, training=True)
+        predictions = plan.forward(inputs)
+        results = {"loss": 0.0}
+        for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+            expected = as_target(target, prediction.shape, f"output {number + 1}")
+            logits = plan.logits(number) if plan.outputs[number] in plan.fused else None
+            if number == 0:
+                results |= {name: metric(name)(prediction, expected) for name in self.metrics}
+            gradient = plan.loss_gradient(number)
+            results["loss"] += self.losses[number].gradient(
+                self.kernels, prediction, expected, gradient, logits
+            )
+        plan.backward()
+        return results
+
+    def apply_gradients(self) -> None:
+        """One step of the optimizer along `gradient_vector`."""
+        if self.optimizer is None:
+            raise DhhpcError(f"{self.name}: built without an optimizer; give build() one")
+        self.optimizer.step(self.kernels, self.parameter_vector, self.gradient_vector)
+
+    def train_batch(self, inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """`compute_gradients`, then `apply_gradients`."""
+        results = self.compute_gradients(inputs, targets)
+        self.apply_gradients()
+        return results
+
+    def predict(self, inputs: Sequence[Array], batch_size: int | None = None) -> list[Array]:
+        """The outputs for `inputs`, in batches of `batch_size` (all at once unless given).
+
+        Images may have another size than Input declared where every layer allows it.
+        """
+        count = len(inputs[0])
+        size = batch_size or max(count, 1)
+        parts: list[list[Array]] = []
+        for start in range(0, max(count, 1), size):
+            batch = [np.asarray(array)[start : start + size] for array in inputs]
+            parts.append([output.copy() for output in self.plan(batch, training=False).forward(batch)])
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def evaluate(
+        self, inputs: Sequence[Array], targets: Sequence[Array], batch_size: int = 32
+    ) -> dict[str, float]:
+        """Loss and metrics over all samples, each counted alike."""
+        count = len(inputs[0])
+        totals: dict[str, float] = {}
+        for start in range(0, count, batch_size):
+            batch = [np.asarray(array)[start : start + batch_size] for array in inputs]
+            predictions = self.plan(batch, training=False).forward(batch)
+            weight = len(batch[0]) / count
+            for number, prediction in enumerate(predictions):
+                part = np.asarray(targets[number])[start : start + batch_size]
+                expected = as_target(part, prediction.shape, f"output {number + 1}")
+                found = {"loss": self.losses[number].value(self.kernels, prediction, expected)}
+                if number == 0:
+                    found |= {name: metric(name)(prediction, expected) for name in self.metrics}
+                for name, value in found.items():
+                    totals[name] = totals.get(name, 0.0) + weight * value
+        return totals
+
+    def fit(
+        self,
+        inputs: Sequence[Array],
+        targets: Sequence[Array],
+        batch_size: int = 32,
+        epochs: int = 1,
+        seed: int = 1,
+        report: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> list[dict[str, float]]:
+        """Train on arrays in memory, shuffled every epoch; returns each epoch's mean loss and metrics.
+
+        `report(epoch, results)` is called after each epoch. For shards, ranks and checkpoints there is
+        `dhhpc.training`.
+        """
+        count = len(inputs[0])
+        history = []
+        for epoch in range(epochs):
+            order = np.random.default_rng([seed, epoch]).permutation(count)
+            totals: dict[str, float] = {}
+            for start in range(0, count, batch_size):
+                chosen = order[start : start + batch_size]
+                found = self.train_batch(
+                    [np.asarray(array)[chosen] for array in inputs],
+                    [np.asarray(array)[chosen] for array in targets],
+                )
+                for name, value in found.items():
+                    totals[name] = totals.get(name, 0.0) + value * len(chosen) / count
+            history.append(totals)
+            if report is not None:
+                report(epoch, totals)
+        return history
+
+    # -- describing ----------------------------------------------------------------------------------------
+
+    def summary(self, batch: int = 1) -> str:
+        """A table of the layers, the number of parameters, and the memory of a training step on `batch` samples."""
+        rows = [("layer", "kind", "output", "parameters", "inputs")]
+        for layer in self.layers:
+            count = sum(int(np.prod(parameter.shape)) for parameter in layer.parameters())
+            rows.append(
+                (
+                    layer.describe(),
+                    type(layer).__name__,
+                    "x".join(map(str, layer.shape)),
+                    str(count) if count else "",
+                    ", ".join(parent.describe() for parent in layer.parents),
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        lines.append(f"{self.parameter_count} parameters")
+        if self.built:
+            shapes = [layer.shape for layer in self.inputs]
+            planned = self.make_plan(batch, shapes, training=True).size
+            separate = sum(2 * 4 * batch * int(np.prod(layer.shape)) for layer in self.layers)
+            lines.append(
+                f"training step on {batch} samples: {planned / 2**20:.1f} MiB planned, "
+                f"{separate / 2**20:.1f} MiB if every activation and gradient had its own buffer"
+            )
+        return "\n".join(lines)
+
+
+def allocate(wanted: Sequence[Sequence[Parameter]]) -> tuple[Array, list[list[Array]]]:
+    """One zeroed flat float32 vector for all arrays of all layers, and the views of each layer."""
+    total = sum(int(np.prod(parameter.shape)) for layer in wanted for parameter in layer)
+    vector = np.zeros(total, np.float32)
+    return vector, views(vector, wanted)
+
+
+def views(vector: Array, wanted: Sequence[Sequence[Parameter]]) -> list[list[Array]]:
+    found: list[list[Array]] = []
+    start = 0
+    for layer in wanted:
+        found.append([])
+        for parameter in layer:
+            size = int(np.prod(parameter.shape))
+            found[-1].append(vector[start : start + size].reshape(parameter.shape))
+            start += size
+    return found
+
+
+def aligned_bytes(size: int, alignment: int = 64) -> Array:
+    """Bytes whose address is a multiple of `alignment`."""
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size]

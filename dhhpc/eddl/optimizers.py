@@ -1,0 +1,113 @@
+"""Optimizers over the flat vector of all parameters."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from dhhpc.eddl.graph import Array
+from dhhpc.errors import DhhpcError
+
+
+class Optimizer:
+    """One step over flat float32 vectors.
+
+    Attributes:
+        learning_rate: may be set between steps.
+        step_count: steps made.
+        state_vector: flat float32, what the optimizer remembers of each parameter (averaged by ranks, kept in
+            checkpoints); empty before `build`, and for plain SGD.
+    """
+
+    moments = 0
+
+    def __init__(self, learning_rate: float, weight_decay: float) -> None:
+        if not learning_rate > 0 or not weight_decay >= 0:
+            found = f"learning_rate {learning_rate}, weight_decay {weight_decay}"
+            raise DhhpcError(f"optimizer: {found}; the first must be above 0, the second at least 0")
+        self.learning_rate = float(learning_rate)
+        self.weight_decay = float(weight_decay)
+        self.step_count = 0
+        self.state_vector: Array = np.zeros(0, np.float32)
+        self.states: list[Array] = []
+
+    def build(self, parameter_count: int) -> None:
+        """Allocate the state, zeroed."""
+        self.step_count = 0
+        self.state_vector = np.zeros(self.moments * parameter_count, np.float32)
+        self.states = [
+            self.state_vector[k * parameter_count :][:parameter_count] for k in range(self.moments)
+        ]
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        """Update `parameters` in place."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: v = momentum v + g + weight_decay p; p = p - learning_rate v
+    (Sutskever et al., 2013; Nesterov's variant steps along g + momentum v)."""
+
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        if not 0 <= momentum < 1 or (nesterov and not momentum):
+            raise DhhpcError(f"optimizer: momentum {momentum} must lie in [0, 1), above 0 with nesterov")
+        self.momentum, self.nesterov = float(momentum), nesterov
+        self.moments = 1 if momentum else 0
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        velocity = self.states[0] if self.states else None
+        kernels.sgd_step(
+            parameters,
+            gradients,
+            velocity,
+            self.learning_rate,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+        )
+        self.step_count += 1
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015); `decoupled`: the weight decay of AdamW (Loshchilov and Hutter, 2019)."""
+
+    moments = 2
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        if not 0 <= beta1 < 1 or not 0 <= beta2 < 1 or not epsilon > 0:
+            raise DhhpcError(
+                f"optimizer: beta1 {beta1} and beta2 {beta2} must lie in [0, 1), epsilon above 0"
+            )
+        self.beta1, self.beta2, self.epsilon, self.decoupled = beta1, beta2, epsilon, decoupled
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        self.step_count += 1
+        kernels.adam_step(
+            parameters,
+            gradients,
+            *self.states,
+            self.step_count,
+            self.learning_rate,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            self.weight_decay,
+            self.decoupled,
+        )
