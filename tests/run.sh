@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs every check and test, after installing what they need: ./tests/run.sh [--no-skips] [pytest arguments]
+#
+#   --no-skips   tests of MPI, SLURM and the real images may not be skipped: a skip is a failure
+#
+# The tests of real images run when DHHPC_REAL_DATA names their folder.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../jobs/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
+
+if [[ ${1:-} == --no-skips ]]; then
+    export DHHPC_NO_SKIPS=1
+    shift
+fi
+
+install_slurm() {
+    local missing=() name
+    # The daemons of Debian's packages lie in sbin, which a user's PATH may lack.
+    for name in sinfo srun slurmctld slurmd munged; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$name" > /dev/null || missing+=("$name")
+    done
+    if ((${#missing[@]} == 0)); then return; fi
+    if can_use_apt; then
+        say "installing SLURM with apt (missing: ${missing[*]})"
+        apt_install slurm-wlm munge && return
+        say "apt could not install slurm-wlm and munge; the SLURM tests are skipped"
+    else
+        say "missing ${missing[*]}: the SLURM tests are skipped; install slurm-wlm and munge to run them"
+    fi
+}
+
+failures=()
+check() {
+    local title=$1 code=0
+    shift
+    printf '\n== %s\n' "$title"
+    "$@" < /dev/null || code=$?
+    # pytest ends with 5 when no test was selected, which only arguments of the caller may bring about.
+    if ((code == 5 && narrowed)); then code=0; fi
+    if ((code != 0)); then failures+=("$title (exit code $code)"); fi
+}
+
+narrowed=$(($# > 0))
+prepare_environment test
+install_slurm
+cd -- "$checkout"
+
+# The two ranks and the plain tests share the cores; more threads a process would only crowd them.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+check "ruff check" "$python" -m ruff check .
+check "ruff format" "$python" -m ruff format --check .
+check "mypy" "$python" -m mypy
+check "tests" "$python" -m pytest -m "not mpi and not slurm" "$@"
+check "tests on 2 MPI ranks" "$mpiexec" -n 2 "$python" -m pytest -p no:cacheprovider --with-mpi -m mpi "$@"
+check "tests on SLURM" "$python" -m pytest -m slurm "$@"
+
+printf '\n'
+if ((${#failures[@]})); then
+    for failure in "${failures[@]}"; do say "failed: $failure"; done
+    exit 1
+fi
+say "all checks and tests passed"
