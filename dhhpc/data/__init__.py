@@ -1,0 +1,1 @@
+"""Datasets: description, partition, merging; preprocessing on ranks into shards; batches for training."""
