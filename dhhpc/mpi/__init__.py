@@ -1,7 +1,19 @@
 """The world of ranks, averaging over it, and how work is dealt to it. Knows arrays, not networks."""
 
 from dhhpc.mpi.averaging import average
+from dhhpc.mpi.cores import cores_per_rank
+from dhhpc.mpi.failure import failing_together
+from dhhpc.mpi.launch import launch
 from dhhpc.mpi.workload import share
 from dhhpc.mpi.world import World, check_world, connect
 
-__all__ = ["World", "average", "check_world", "connect", "share"]
+__all__ = [
+    "World",
+    "average",
+    "check_world",
+    "connect",
+    "cores_per_rank",
+    "failing_together",
+    "launch",
+    "share",
+]

@@ -14,8 +14,8 @@ class Launcher:
     """What started this process.
 
     Attributes:
-        name: "srun", "mpiexec" (Hydra: MPICH, Intel MPI, MVAPICH), "mpirun" (Open MPI), "the job script" (only
-            DHHPC_EXPECTED_RANKS tells) or "none".
+        name: "srun", "mpiexec" (Hydra: MPICH, Intel MPI, MVAPICH), "mpirun" (Open MPI), "the job script"
+            (only DHHPC_EXPECTED_RANKS tells) or "none".
         ranks: how many ranks it started (1 without a launcher).
         source: the environment variable that says so, "" without a launcher.
     """

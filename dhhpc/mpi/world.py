@@ -26,12 +26,15 @@ class World:
         host: the name of this machine.
         local_rank, local_size: the same among the ranks that share this machine's memory.
         launcher: what started the ranks.
+        failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one.
         messages, bytes_sent: collectives called so far, and payload bytes handed to them.
         seconds: wall time spent inside them.
     """
 
     def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
         self._communicator = communicator
+        # Failing ranks speak on a communicator of their own, past any collective that others wait in.
+        self.failure_communicator: Any = communicator.Dup() if communicator is not None else None
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
@@ -183,8 +186,8 @@ def check_world(size: int, launcher: Launcher) -> None:
         variable = "SLURM_NTASKS" if launcher.source == "SLURM_STEP_NUM_TASKS" else launcher.source
         said = f"SLURM started {launcher.ranks} tasks ({variable}={launcher.ranks})"
         mend = (
-            "this MPI does not speak the launcher's protocol: use `srun --mpi=pmi2` with MPICH (the pip wheel is "
-            "one), `srun --mpi=pmix` with Open MPI, or set `launcher` in the site config"
+            "this MPI does not speak the launcher's protocol: use `srun --mpi=pmi2` with MPICH (the pip "
+            "wheel is one), `srun --mpi=pmix` with Open MPI, or set `launcher` in the site config"
         )
     elif launcher.source == EXPECTED_RANKS:
         said = f"{launcher.ranks} were asked for ({launcher.source}={launcher.ranks})"
