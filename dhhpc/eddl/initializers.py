@@ -15,7 +15,8 @@ NAMES = ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "zeros", 
 def fill(parameter: Parameter, out: Array, generator: np.random.Generator) -> None:
     """Write the starting values of `parameter` into `out` (float32).
 
-    he: variance 2 / fan in (He et al., 2015); glorot: variance 2 / (fan in + fan out) (Glorot and Bengio, 2010).
+    he: variance 2 / fan in (He et al., 2015).
+    glorot: variance 2 / (fan in + fan out) (Glorot and Bengio, 2010).
 
     Raises:
         DhhpcError: the initializer's name is unknown.

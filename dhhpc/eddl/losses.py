@@ -65,8 +65,8 @@ class OutputLoss:
     ) -> float:
         """Write the gradient of the sum into `out` and return the sum.
 
-        `logits` are the output activation's input when the loss is fused with it, and `out` is then the gradient
-        with respect to them.
+        `logits` are the output activation's input when the loss is fused with it, and `out` is then the
+        gradient with respect to them.
         """
         total = 0.0
         addend = None

@@ -25,7 +25,9 @@ class Block:
 
 
 def place(blocks: list[Block]) -> int:
-    """Give every block an offset such that no two that live at one time overlap; returns the arena's size in bytes.
+    """Give every block an offset such that no two that live at one time overlap.
+
+    Returns the arena's size in bytes.
 
     Largest first, each into the smallest gap between the blocks that live beside it and are placed already
     (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020, "greedy by size").

@@ -11,8 +11,8 @@ from dhhpc.errors import DhhpcError
 
 
 def accuracy(prediction: Array, target: Array) -> float:
-    """Share of samples (or pixels) whose most probable class is the target's; with one channel, of those on the
-    same side of 0.5."""
+    """Share of samples (or pixels) whose most probable class is the target's; with one channel, of those on
+    the same side of 0.5."""
     if prediction.shape[1] == 1:
         return float(np.mean((prediction > 0.5) == (target > 0.5)))
     return float(np.mean(prediction.argmax(axis=1) == target.argmax(axis=1)))

@@ -356,7 +356,7 @@ class Model:
     # -- describing ----------------------------------------------------------------------------------------
 
     def summary(self, batch: int = 1) -> str:
-        """A table of the layers, the number of parameters, and the memory of a training step on `batch` samples."""
+        """A table of the layers, the number of parameters, and the memory of a step on `batch` samples."""
         rows = [("layer", "kind", "output", "parameters", "inputs")]
         for layer in self.layers:
             count = sum(int(np.prod(parameter.shape)) for parameter in layer.parameters())

@@ -23,8 +23,8 @@ IR_VERSION = 8
 
 
 def to_onnx(net: Model) -> onnx.ModelProto:
-    """The ONNX model of `net` for inference, with a batch of any size, and images of any size where every layer
-    allows it."""
+    """The ONNX model of `net` for inference, with a batch of any size, and images of any size where every
+    layer allows it."""
     import onnx
     from onnx import helper, numpy_helper
 

@@ -14,7 +14,9 @@ def convnet(
     channels: Sequence[int] = (32, 64, 128, 256),
     normalization: bool = False,
 ) -> eddl.Model:
-    """A 3x3 convolution, ReLU and 2x2 max pooling a level, then a dense layer (EDDL's MNIST example by default).
+    """A 3x3 convolution, ReLU and 2x2 max pooling a level, then a dense layer.
+
+    The default channels are those of EDDL's MNIST example.
 
     Args:
         input_shape: (channels, height, width), at least 2 ** levels high and wide.

@@ -28,7 +28,7 @@ def resnet18(input_shape: Sequence[int], classes: int, width: int = 64) -> eddl.
 
 
 def basic_block(x: Layer, width: int, stride: int) -> Layer:
-    y = eddl.ReLU(convolution(x, width, 3, stride))
+    y: Layer = eddl.ReLU(convolution(x, width, 3, stride))
     y = convolution(y, width, 3, 1)
     shortcut = x if stride == 1 and x.shape[0] == width else convolution(x, width, 1, stride)
     return eddl.ReLU(eddl.Add([y, shortcut]))

@@ -23,8 +23,8 @@ def unet(
         classes: output channels: 1 with a sigmoid, more with a softmax.
         channels: of each level, from the image's resolution down.
         normalization: batch normalisation behind each convolution.
-        upsampling: "transposed" (a learnt 2x2 transposed convolution), "nearest" or "bilinear" (enlarged, then a
-            1x1 convolution).
+        upsampling: "transposed" (a learnt 2x2 transposed convolution), "nearest" or "bilinear" (enlarged,
+            then a 1x1 convolution).
 
     Raises:
         DhhpcError: the size is no such multiple, or an option is unknown.

@@ -81,7 +81,7 @@ class BatchNormalization(Layer):
         from onnx.helper import make_node
 
         # ONNX's momentum is the share of the OLD statistics.
-        attributes = {"epsilon": self.epsilon, "momentum": 1 - self.momentum}
+        attributes: dict[str, Any] = {"epsilon": self.epsilon, "momentum": 1 - self.momentum}
         return [make_node(self.operator, inputs + parameters, [output], name=self.name, **attributes)]
 
     @classmethod

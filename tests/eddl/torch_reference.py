@@ -1,0 +1,107 @@
+"""An independent reading of a graph: the same layers run by PyTorch in float64, gradients by its autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from dhhpc import eddl
+
+
+def run(net: eddl.Model, inputs, training=True):
+    """Outputs of `net` (a list of tensors) and its trained arrays as leaf tensors by name."""
+    leaves = {
+        name: torch.tensor(array.astype(np.float64), requires_grad=True)
+        for name, array in net.parameters().items()
+    }
+    values = {
+        id(layer): torch.tensor(np.asarray(array, np.float64))
+        for layer, array in zip(net.inputs, inputs, strict=True)
+    }
+    for layer in net.layers:
+        if id(layer) in values:
+            continue
+        arrays = {
+            name.rsplit(".", 1)[1]: leaf for name, leaf in leaves.items() if name.startswith(f"{layer.name}.")
+        }
+        values[id(layer)] = compute(layer, [values[id(parent)] for parent in layer.parents], arrays, training)
+    return [values[id(layer)] for layer in net.outputs], leaves
+
+
+def compute(layer, x, arrays, training):
+    match layer:
+        case eddl.Conv2D():
+            return F.conv2d(
+                x[0],
+                arrays["weight"],
+                arrays.get("bias"),
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                layer.groups,
+            )
+        case eddl.ConvTranspose2D():
+            return F.conv_transpose2d(
+                x[0],
+                arrays["weight"],
+                arrays.get("bias"),
+                layer.stride,
+                layer.padding,
+                layer.output_padding,
+                layer.groups,
+                layer.dilation,
+            )
+        case eddl.Dense():
+            return F.linear(x[0], arrays["weight"], arrays.get("bias"))
+        case eddl.MaxPool2D():
+            return F.max_pool2d(x[0], layer.kernel, layer.stride, layer.padding)
+        case eddl.AveragePool2D():
+            return F.avg_pool2d(x[0], layer.kernel, layer.stride, layer.padding, count_include_pad=False)
+        case eddl.GlobalAveragePool2D():
+            return x[0].mean(dim=(2, 3), keepdim=True)
+        case eddl.BatchNormalization():
+            return F.batch_norm(
+                x[0],
+                arrays["running_mean"].detach().clone(),
+                arrays["running_variance"].detach().clone(),
+                arrays["gamma"],
+                arrays["beta"],
+                training,
+                layer.momentum,
+                layer.epsilon,
+            )
+        case eddl.ReLU():
+            return torch.relu(x[0])
+        case eddl.Sigmoid():
+            return torch.sigmoid(x[0])
+        case eddl.Softmax():
+            return torch.softmax(x[0], 1)
+        case eddl.Concat():
+            return torch.cat(x, 1)
+        case eddl.Add():
+            return sum(x[1:], x[0])
+        case eddl.Flatten():
+            return torch.flatten(x[0], 1)
+        case eddl.UpSampling2D():
+            options = {"align_corners": False} if layer.mode == "bilinear" else {}
+            return F.interpolate(x[0], scale_factor=layer.scale, mode=layer.mode, **options)
+    raise AssertionError(f"no reference for {layer}")
+
+
+def loss(names: str, prediction, target):
+    """The sum of the named losses, by PyTorch or by the formula."""
+    total = 0
+    for name in names.split("+"):
+        match name:
+            case "binary_cross_entropy":
+                total = total + F.binary_cross_entropy(prediction, target)
+            case "categorical_cross_entropy" | "softmax_cross_entropy":
+                total = total - (target * torch.log(prediction)).sum(1).mean()
+            case "mean_squared_error":
+                total = total + F.mse_loss(prediction, target)
+            case "dice":
+                axes = tuple(range(2, prediction.ndim))
+                both = (prediction * target).sum(axes)
+                total = total + 1 - ((2 * both + 1) / (prediction.sum(axes) + target.sum(axes) + 1)).mean()
+    return total
