@@ -1,0 +1,90 @@
+"""Kernels of the CPU: C-contiguous float32 arrays in NCHW order, written into given output arrays.
+
+`stride`, `padding`, `dilation`, `kernel` are (height, width) tuples. Gradients are overwritten, never added to.
+"""
+
+from dhhpc_kernels.cpu.activations import (
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    softmax_backward,
+    softmax_forward,
+)
+from dhhpc_kernels.cpu.batch_normalization import (
+    batch_normalization_backward,
+    batch_normalization_inference,
+    batch_normalization_training,
+)
+from dhhpc_kernels.cpu.concatenation import concatenate_backward, concatenate_forward
+from dhhpc_kernels.cpu.convolution import (
+    convolution_backward_data,
+    convolution_backward_weights,
+    convolution_forward,
+    convolution_workspace,
+)
+from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
+from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
+from dhhpc_kernels.cpu.losses import (
+    binary_cross_entropy,
+    cross_entropy,
+    dice,
+    mean_squared_error,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+)
+from dhhpc_kernels.cpu.optimizers import adam_step, sgd_step
+from dhhpc_kernels.cpu.pooling import (
+    average_pooling_backward,
+    average_pooling_forward,
+    max_pooling_backward,
+    max_pooling_forward,
+)
+from dhhpc_kernels.cpu.resampling import upsample_backward, upsample_forward
+from dhhpc_kernels.cpu.transposed_convolution import (
+    transposed_convolution_backward_data,
+    transposed_convolution_backward_weights,
+    transposed_convolution_forward,
+    transposed_convolution_workspace,
+)
+
+__all__ = [
+    "accumulate",
+    "adam_step",
+    "add_forward",
+    "average_pooling_backward",
+    "average_pooling_forward",
+    "batch_normalization_backward",
+    "batch_normalization_inference",
+    "batch_normalization_training",
+    "binary_cross_entropy",
+    "concatenate_backward",
+    "concatenate_forward",
+    "convolution_backward_data",
+    "convolution_backward_weights",
+    "convolution_forward",
+    "convolution_workspace",
+    "cross_entropy",
+    "dense_backward_data",
+    "dense_backward_weights",
+    "dense_forward",
+    "dice",
+    "max_pooling_backward",
+    "max_pooling_forward",
+    "mean_squared_error",
+    "relu_backward",
+    "relu_forward",
+    "sgd_step",
+    "sigmoid_backward",
+    "sigmoid_binary_cross_entropy",
+    "sigmoid_forward",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softmax_forward",
+    "transposed_convolution_backward_data",
+    "transposed_convolution_backward_weights",
+    "transposed_convolution_forward",
+    "transposed_convolution_workspace",
+    "upsample_backward",
+    "upsample_forward",
+]

@@ -1,0 +1,108 @@
+"""ReLU, sigmoid and softmax. All may run in place: out may be x, grad_x may be grad_out."""
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.exponential import exponential
+
+F = np.float32
+_BLOCK = 512  # pixels whose softmax is taken at once: their temporaries stay in the first-level cache
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """The array as a vector, never a copy. ValueError if it is not contiguous."""
+    return array.reshape(-1, copy=False)
+
+
+def planes(array: np.ndarray) -> np.ndarray:
+    """An array (N,C,...) as (N,C,L), never a copy. ValueError if it is not contiguous."""
+    return array.reshape(array.shape[0], array.shape[1], -1, copy=False)
+
+
+@compile_kernel
+def _relu_backward(out, grad_out, grad_x):
+    for i in range(out.size):
+        grad_x[i] = F(0) if out[i] <= F(0) else grad_out[i]
+
+
+@compile_kernel
+def _sigmoid_forward(x, out):
+    for i in range(x.size):
+        out[i] = F(1) / (F(1) + exponential(-x[i]))
+
+
+@compile_kernel
+def _sigmoid_backward(out, grad_out, grad_x):
+    for i in range(out.size):
+        grad_x[i] = grad_out[i] * out[i] * (F(1) - out[i])
+
+
+@compile_kernel
+def _softmax_forward(x, out):
+    batch, channels, length = x.shape
+    largest = np.empty(_BLOCK, np.float32)
+    total = np.empty(_BLOCK, np.float32)
+    for n in range(batch):
+        for first in range(0, length, _BLOCK):
+            size = min(_BLOCK, length - first)
+            for i in range(size):
+                largest[i] = x[n, 0, first + i]
+                total[i] = F(0)
+            for c in range(1, channels):
+                for i in range(size):
+                    value = x[n, c, first + i]
+                    largest[i] = value if value > largest[i] else largest[i]
+            for c in range(channels):
+                for i in range(size):
+                    value = exponential(x[n, c, first + i] - largest[i])
+                    out[n, c, first + i] = value
+                    total[i] += value
+            for c in range(channels):
+                for i in range(size):
+                    out[n, c, first + i] /= total[i]
+
+
+@compile_kernel
+def _softmax_backward(out, grad_out, grad_x):
+    batch, channels, length = out.shape
+    total = np.empty(_BLOCK, np.float32)
+    for n in range(batch):
+        for first in range(0, length, _BLOCK):
+            size = min(_BLOCK, length - first)
+            total[:size] = F(0)
+            for c in range(channels):
+                for i in range(size):
+                    total[i] += out[n, c, first + i] * grad_out[n, c, first + i]
+            for c in range(channels):
+                for i in range(size):
+                    grad_x[n, c, first + i] = out[n, c, first + i] * (grad_out[n, c, first + i] - total[i])
+
+
+def relu_forward(x: np.ndarray, out: np.ndarray) -> None:
+    """out = max(x, 0), float32 of any shape. NaN stays NaN."""
+    np.maximum(x, F(0), out=out)
+
+
+def relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+    """grad_x = grad_out where out > 0, else 0."""
+    _relu_backward(flat(out), flat(grad_out), flat(grad_x))
+
+
+def sigmoid_forward(x: np.ndarray, out: np.ndarray) -> None:
+    """out = 1 / (1 + exp(-x)), float32 of any shape."""
+    _sigmoid_forward(flat(x), flat(out))
+
+
+def sigmoid_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+    """grad_x = grad_out * out * (1 - out)."""
+    _sigmoid_backward(flat(out), flat(grad_out), flat(grad_x))
+
+
+def softmax_forward(x: np.ndarray, out: np.ndarray) -> None:
+    """out = exp(x) / sum over axis 1 of exp(x), float32 (N,C) or (N,C,H,W); stable for large x."""
+    _softmax_forward(planes(x), planes(out))
+
+
+def softmax_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+    """grad_x = out * (grad_out - sum over axis 1 of grad_out * out)."""
+    _softmax_backward(planes(out), planes(grad_out), planes(grad_x))

@@ -1,0 +1,147 @@
+"""Batch normalization (Ioffe and Szegedy 2015) over every axis but the channels'.
+
+Sums are taken in float64 in one pass over the data: exact enough for sum and sum of squares of float32.
+"""
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.activations import planes
+
+F = np.float32
+D = np.float64
+
+
+@compile_kernel
+def _training(
+    x, gamma, beta, running_mean, running_variance, out, saved_mean, saved_inverse, momentum, epsilon
+):
+    batch, channels, length = x.shape
+    count = batch * length
+    for c in range(channels):
+        total = D(0)
+        squares = D(0)
+        for n in range(batch):
+            for i in range(length):
+                value = D(x[n, c, i])
+                total += value
+                squares += value * value
+        mean = total / count
+        variance = squares / count - mean * mean
+        variance = D(0) if variance < D(0) else variance
+        inverse = D(1) / np.sqrt(variance + epsilon)
+        saved_mean[c] = mean
+        saved_inverse[c] = inverse
+        unbiased = variance * count / max(count - 1, 1)
+        running_mean[c] = (D(1) - momentum) * running_mean[c] + momentum * mean
+        running_variance[c] = (D(1) - momentum) * running_variance[c] + momentum * unbiased
+        scale = F(gamma[c] * inverse)
+        center = F(mean)
+        shift = F(beta[c])
+        for n in range(batch):
+            for i in range(length):
+                out[n, c, i] = (x[n, c, i] - center) * scale + shift
+
+
+@compile_kernel
+def _inference(x, gamma, beta, running_mean, running_variance, out, epsilon):
+    batch, channels, length = x.shape
+    for n in range(batch):
+        for c in range(channels):
+            scale = F(gamma[c] / np.sqrt(D(running_variance[c]) + epsilon))
+            center = F(running_mean[c])
+            shift = F(beta[c])
+            for i in range(length):
+                out[n, c, i] = (x[n, c, i] - center) * scale + shift
+
+
+@compile_kernel
+def _backward(x, grad_out, gamma, saved_mean, saved_inverse, grad_x, grad_gamma, grad_beta):
+    batch, channels, length = x.shape
+    count = batch * length
+    for c in range(channels):
+        center = F(saved_mean[c])
+        total = D(0)
+        product = D(0)
+        for n in range(batch):
+            for i in range(length):
+                gradient = D(grad_out[n, c, i])
+                total += gradient
+                product += gradient * D(x[n, c, i] - center)
+        inverse = D(saved_inverse[c])
+        grad_beta[c] = total
+        grad_gamma[c] = product * inverse
+        scale = F(gamma[c] * inverse)
+        slope = F(product * inverse * inverse / count)
+        mean = F(total / count)
+        for n in range(batch):
+            for i in range(length):
+                grad_x[n, c, i] = scale * (grad_out[n, c, i] - mean - (x[n, c, i] - center) * slope)
+
+
+def batch_normalization_training(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_variance: np.ndarray,
+    out: np.ndarray,
+    saved_mean: np.ndarray,
+    saved_inverse_deviation: np.ndarray,
+    momentum: float,
+    epsilon: float,
+) -> None:
+    """out = (x - mean) / sqrt(variance + epsilon) * gamma + beta with the statistics of this batch.
+
+    x, out: (N,C) or (N,C,H,W) float32; the others (C,). The running statistics become
+    (1 - momentum) * running + momentum * batch, with the unbiased variance as in PyTorch (0 for one element a
+    channel). saved_mean and saved_inverse_deviation, 1 / sqrt(variance + epsilon), are for the backward pass.
+    """
+    _training(
+        planes(x),
+        gamma,
+        beta,
+        running_mean,
+        running_variance,
+        planes(out),
+        saved_mean,
+        saved_inverse_deviation,
+        float(momentum),
+        float(epsilon),
+    )
+
+
+def batch_normalization_inference(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_variance: np.ndarray,
+    out: np.ndarray,
+    epsilon: float,
+) -> None:
+    """out = (x - running_mean) / sqrt(running_variance + epsilon) * gamma + beta."""
+    _inference(planes(x), gamma, beta, running_mean, running_variance, planes(out), float(epsilon))
+
+
+def batch_normalization_backward(
+    x: np.ndarray,
+    grad_out: np.ndarray,
+    gamma: np.ndarray,
+    saved_mean: np.ndarray,
+    saved_inverse_deviation: np.ndarray,
+    grad_x: np.ndarray,
+    grad_gamma: np.ndarray,
+    grad_beta: np.ndarray,
+) -> None:
+    """Gradients by x (shape of x; may be grad_out itself), gamma and beta (C,) of the training-mode forward."""
+    _backward(
+        planes(x),
+        planes(grad_out),
+        gamma,
+        saved_mean,
+        saved_inverse_deviation,
+        planes(grad_x),
+        grad_gamma,
+        grad_beta,
+    )

@@ -1,0 +1,111 @@
+"""Parameter updates on flat float32 vectors, each in one pass. Formulas as torch.optim states them."""
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+
+F = np.float32
+
+
+@compile_kernel
+def _sgd(parameters, gradients, learning_rate, weight_decay):
+    for i in range(parameters.size):
+        parameters[i] -= learning_rate * (gradients[i] + weight_decay * parameters[i])
+
+
+@compile_kernel
+def _sgd_momentum(parameters, gradients, velocity, learning_rate, momentum, nesterov, weight_decay):
+    for i in range(parameters.size):
+        gradient = gradients[i] + weight_decay * parameters[i]
+        speed = momentum * velocity[i] + gradient
+        velocity[i] = speed
+        parameters[i] -= learning_rate * (gradient + momentum * speed if nesterov else speed)
+
+
+@compile_kernel
+def _adam(
+    parameters,
+    gradients,
+    first_moment,
+    second_moment,
+    rate,
+    keep,
+    beta1,
+    new1,
+    beta2,
+    new2,
+    root,
+    epsilon,
+    decay,
+):
+    for i in range(parameters.size):
+        parameter = parameters[i]
+        gradient = gradients[i] + decay * parameter
+        first = beta1 * first_moment[i] + new1 * gradient
+        second = beta2 * second_moment[i] + new2 * gradient * gradient
+        first_moment[i] = first
+        second_moment[i] = second
+        parameters[i] = keep * parameter - rate * first / (np.sqrt(second) * root + epsilon)
+
+
+def sgd_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    velocity: np.ndarray | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    """Stochastic gradient descent, with momentum (Sutskever et al. 2013) if velocity is given; it starts at 0.
+
+    gradient = gradients + weight_decay * parameters; velocity = momentum * velocity + gradient;
+    parameters -= learning_rate * (velocity, or gradient + momentum * velocity if nesterov).
+    """
+    if velocity is None:
+        _sgd(parameters, gradients, F(learning_rate), F(weight_decay))
+    else:
+        _sgd_momentum(
+            parameters,
+            gradients,
+            velocity,
+            F(learning_rate),
+            F(momentum),
+            bool(nesterov),
+            F(weight_decay),
+        )
+
+
+def adam_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first_moment: np.ndarray,
+    second_moment: np.ndarray,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019) if decoupled. Moments start at 0.
+
+    step counts from 1. Not decoupled, weight_decay * parameters is added to the gradient; decoupled, the
+    parameters shrink by learning_rate * weight_decay apart from it.
+    """
+    _adam(
+        parameters,
+        gradients,
+        first_moment,
+        second_moment,
+        F(learning_rate / (1 - beta1**step)),
+        F(1 - learning_rate * weight_decay if decoupled else 1),
+        F(beta1),
+        F(1 - beta1),
+        F(beta2),
+        F(1 - beta2),
+        F(1 / (1 - beta2**step) ** 0.5),
+        F(epsilon),
+        F(0 if decoupled else weight_decay),
+    )

@@ -1,0 +1,96 @@
+"""Upsampling by nearest neighbour or bilinear interpolation (pixel centres at half integers)."""
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+
+F = np.float32
+
+
+@compile_kernel
+def _forward(x, out, rows, row_weights, columns, column_weights):
+    count, _, width_x = x.shape
+    height, width = out.shape[1:]
+    line = np.empty(width_x, np.float32)
+    for plane in range(count):
+        for row in range(height):
+            upper = x[plane, rows[row, 0]]
+            lower = x[plane, rows[row, 1]]
+            weight = row_weights[row]
+            if weight == F(0):
+                line[:] = upper
+            else:
+                for i in range(width_x):
+                    line[i] = upper[i] + weight * (lower[i] - upper[i])
+            for i in range(width):
+                left = line[columns[i, 0]]
+                out[plane, row, i] = left + column_weights[i] * (line[columns[i, 1]] - left)
+
+
+@compile_kernel
+def _backward(grad_out, grad_x, rows, row_weights, columns, column_weights):
+    count, _, width_x = grad_x.shape
+    height, width = grad_out.shape[1:]
+    line = np.empty(width_x, np.float32)
+    for plane in range(count):
+        grad_x[plane, :, :] = F(0)
+        for row in range(height):
+            line[:] = F(0)
+            for i in range(width):
+                value = grad_out[plane, row, i]
+                share = column_weights[i] * value
+                line[columns[i, 0]] += value - share
+                line[columns[i, 1]] += share
+            upper = grad_x[plane, rows[row, 0]]
+            lower = grad_x[plane, rows[row, 1]]
+            weight = row_weights[row]
+            for i in range(width_x):
+                upper[i] += (F(1) - weight) * line[i]
+            if weight != F(0):
+                for i in range(width_x):
+                    lower[i] += weight * line[i]
+
+
+def _sources(size_x: int, size: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of each output position: its two source positions (int32) and the weight of the second (float32)."""
+    positions = np.arange(size)
+    if mode == "nearest":
+        first = positions * size_x // size
+        return np.stack([first, first], axis=1).astype(np.int32), np.zeros(size, np.float32)
+    if mode == "bilinear":
+        place = np.maximum((positions + 0.5) * (size_x / size) - 0.5, 0.0)
+        first = np.minimum(place.astype(np.int64), size_x - 1)
+        second = np.minimum(first + 1, size_x - 1)
+        return np.stack([first, second], axis=1).astype(np.int32), (place - first).astype(np.float32)
+    raise ValueError(f"upsampling mode is 'nearest' or 'bilinear', not {mode!r}")
+
+
+def upsample_forward(x: np.ndarray, out: np.ndarray, mode: str) -> None:
+    """out (N,C,OH,OW) = x (N,C,H,W) at the larger size.
+
+    mode: "nearest", or "bilinear" as PyTorch's with align_corners=False. ValueError for another mode.
+    """
+    rows, row_weights = _sources(x.shape[2], out.shape[2], mode)
+    columns, column_weights = _sources(x.shape[3], out.shape[3], mode)
+    _forward(
+        x.reshape(-1, *x.shape[2:], copy=False),
+        out.reshape(-1, *out.shape[2:], copy=False),
+        rows,
+        row_weights,
+        columns,
+        column_weights,
+    )
+
+
+def upsample_backward(grad_out: np.ndarray, grad_x: np.ndarray, mode: str) -> None:
+    """grad_x (N,C,H,W) = gradient of upsample_forward from grad_out (N,C,OH,OW)."""
+    rows, row_weights = _sources(grad_x.shape[2], grad_out.shape[2], mode)
+    columns, column_weights = _sources(grad_x.shape[3], grad_out.shape[3], mode)
+    _backward(
+        grad_out.reshape(-1, *grad_out.shape[2:], copy=False),
+        grad_x.reshape(-1, *grad_x.shape[2:], copy=False),
+        rows,
+        row_weights,
+        columns,
+        column_weights,
+    )

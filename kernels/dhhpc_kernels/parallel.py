@@ -1,0 +1,57 @@
+"""How many threads the kernels of this process may use."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def _initial_threads() -> int:
+    """OMP_NUM_THREADS where it is set (as BLAS reads it), else the CPUs this process may run on."""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    if setting.isdigit() and int(setting) > 0:
+        return int(setting)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_threads = _initial_threads()
+_pool: ThreadPoolExecutor | None = None
+_pool_process = 0
+
+
+def threads() -> int:
+    """Number of threads the kernels use."""
+    return _threads
+
+
+def set_threads(count: int) -> None:
+    """Let the kernels, BLAS included, use `count` threads (at least 1) from now on.
+
+    Raises ValueError if count is below 1.
+    """
+    global _threads, _pool
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, not {count}")
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(limits=count, user_api="blas")
+    if _pool is not None and count != _threads:
+        _pool.shutdown()
+        _pool = None
+    _threads = count
+
+
+def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
+    """Run task(*call) for every call, on this thread and the pool's. The calls must write to separate places."""
+    global _pool, _pool_process
+    if _threads == 1 or len(calls) < 2:
+        for call in calls:
+            task(*call)
+        return
+    if _pool is None or _pool_process != os.getpid():  # a forked child has no threads of its parent's pool
+        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="dhhpc-kernels")
+        _pool_process = os.getpid()
+    futures = [_pool.submit(task, *call) for call in calls[1:]]
+    task(*calls[0])
+    for future in futures:
+        future.result()
