@@ -59,12 +59,14 @@ class Layer:
         backward_uses: which of "inputs" and "output" `backward` reads; the plan keeps only those alive.
         in_place: the output may overwrite the first input, and the first input's gradient the output's.
         view: the output is the first input in another shape.
+        writes_every_gradient: `backward` writes the gradient of every input, wanted or not.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
     backward_uses: ClassVar[frozenset[str]] = frozenset()
     in_place: ClassVar[bool] = False
     view: ClassVar[bool] = False
+    writes_every_gradient: ClassVar[bool] = False
     operator: ClassVar[str] = ""
 
     def __init__(self, *parents: Layer, name: str | None = None) -> None:

@@ -59,6 +59,7 @@ class OutputLoss:
             self.losses.append(LOSSES[name.strip()])
         self.output = output
         self.fused = any(loss.activation is type(output) for loss in self.losses)
+        self.addend = np.empty(0, np.float32)
 
     def gradient(
         self, kernels: ModuleType, prediction: Array, target: Array, out: Array, logits: Array | None
@@ -69,19 +70,18 @@ class OutputLoss:
         gradient with respect to them.
         """
         total = 0.0
-        addend = None
         for number, loss in enumerate(self.losses):
-            if number:
-                addend = np.empty_like(out) if addend is None else addend
-            into = out if addend is None else addend
+            if number and self.addend.shape != out.shape:
+                self.addend = np.empty_like(out)
+            into = self.addend if number else out
             if logits is not None and loss.activation is type(self.output):
                 total += getattr(kernels, loss.logits_kernel)(logits, target, into)
             else:
                 total += getattr(kernels, loss.kernel)(prediction, target, into)
                 if logits is not None:
                     self.through_activation(kernels)(prediction, into, into)
-            if addend is not None:
-                kernels.accumulate(addend, out)
+            if number:
+                kernels.accumulate(self.addend, out)
         return total
 
     def through_activation(self, kernels: ModuleType) -> Callable[[Array, Array, Array], None]:

@@ -177,7 +177,8 @@ class Plan:
             for number, source in enumerate(step.parents):
                 parent = self.steps[source]
                 if not parent.trains:
-                    step.grad_inputs.append(None)
+                    unwanted = step.layer.writes_every_gradient
+                    step.grad_inputs.append(self.slot(parent.value.shape, time, time) if unwanted else None)
                     continue
                 first = parent.gradient is None
                 if first and number == 0 and (step.layer.in_place or step.layer.view):

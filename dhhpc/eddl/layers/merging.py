@@ -33,6 +33,7 @@ class MergingLayer(Layer):
 class Concat(MergingLayer):
     """The inputs one after another along the channels."""
 
+    writes_every_gradient = True
     operator = "Concat"
 
     def output_shape(self, *shapes: Shape) -> Shape:

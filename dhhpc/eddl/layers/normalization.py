@@ -25,6 +25,7 @@ class BatchNormalization(Layer):
 
     options = ("momentum", "epsilon")
     backward_uses = frozenset({"inputs"})
+    writes_every_gradient = True
     operator = "BatchNormalization"
 
     def __init__(
@@ -65,15 +66,12 @@ class BatchNormalization(Layer):
             )
 
     def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
-        (grad_x,) = buffers.grad_inputs
-        if grad_x is None:  # right behind an Input: the kernel writes it all the same
-            grad_x = np.empty_like(buffers.inputs[0])
         kernels.batch_normalization_backward(
             buffers.inputs[0],
             buffers.grad_output,
             buffers.parameters[0],
             *buffers.saved,
-            grad_x,
+            buffers.grad_inputs[0],
             *buffers.gradients,
         )
 
