@@ -168,7 +168,7 @@ class RandomBlur(RandomStep):
 
 
 class RandomDropout(RandomStep):
-    """Up to `count` rectangles of at most `size` (part of height and width) set to 0 in the image, not in the mask."""
+    """Up to `count` rectangles of at most `size` (a part of height and width) set to 0; the mask stays."""
 
     name: Literal["dropout"] = "dropout"
     count: int = Field(4, ge=1)

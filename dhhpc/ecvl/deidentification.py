@@ -1,4 +1,4 @@
-"""De-identification after the Basic Application Level Confidentiality Profile of DICOM PS3.15 annex E (a superset).
+"""De-identification after DICOM PS3.15 annex E, Basic Application Level Confidentiality Profile (a superset).
 
 Instead of naming the several hundred attributes of table E.1-1 one by one, whole value representations are
 cleared and the few attributes that image work needs are kept:
@@ -50,40 +50,45 @@ REMOVED_REPRESENTATIONS |= {"OL", "OV", "AT"}
 TEMPORAL_REPRESENTATIONS = {"DA", "TM", "DT"}
 SHORT_TEXTS = {"LO", "SH"}
 KEPT_TEXTS = {
-    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "ConvolutionKernel", "FilterType", "SequenceName",
-    "RescaleType", "WindowCenterWidthExplanation", "LUTExplanation", "ModalityLUTType", "DeidentificationMethod",
-    "CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning",
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "ConvolutionKernel", "FilterType",
+    "SequenceName", "RescaleType", "WindowCenterWidthExplanation", "LUTExplanation", "ModalityLUTType",
+    "DeidentificationMethod", "CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning",
 }  # fmt: skip
 KEPT_BULK = {
-    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "ICCProfile", "FrameIncrementPointer", "LUTData",
-    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "PixelData", "FloatPixelData", "DoubleFloatPixelData", "ICCProfile", "FrameIncrementPointer",
+    "LUTData", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
 }  # fmt: skip
 # Attributes of harmless representations (CS, DS, US, SQ, IS) that still tell about a person, an order or a
 # place.
 REMOVED_ATTRIBUTES = {
-    "PatientSize", "PatientWeight", "SmokingStatus", "PregnancyStatus", "PatientSexNeutered", "EthnicGroupCodeSequence",
-    "PatientSpeciesCodeSequence", "PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePersonRole",
-    "PatientPrimaryLanguageCodeSequence", "OtherPatientIDsSequence", "IssuerOfPatientIDQualifiersSequence",
-    "ReferencedPatientSequence", "ReferencedPatientPhotoSequence", "PatientInsurancePlanCodeSequence",
-    "ReferencedStudySequence", "ReferencedPerformedProcedureStepSequence", "ReferencedVisitSequence",
+    "PatientSize", "PatientWeight", "SmokingStatus", "PregnancyStatus", "PatientSexNeutered",
+    "EthnicGroupCodeSequence", "PatientSpeciesCodeSequence", "PatientBreedCodeSequence",
+    "BreedRegistrationSequence", "ResponsiblePersonRole", "PatientPrimaryLanguageCodeSequence",
+    "OtherPatientIDsSequence", "IssuerOfPatientIDQualifiersSequence", "ReferencedPatientSequence",
+    "ReferencedPatientPhotoSequence", "PatientInsurancePlanCodeSequence", "ReferencedStudySequence",
+    "ReferencedPerformedProcedureStepSequence", "ReferencedVisitSequence",
     "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianIdentificationSequence",
     "PerformingPhysicianIdentificationSequence", "PhysiciansOfRecordIdentificationSequence",
     "PhysiciansReadingStudyIdentificationSequence", "OperatorIdentificationSequence",
     "RequestingPhysicianIdentificationSequence", "IntendedRecipientsOfResultsIdentificationSequence",
     "InstitutionCodeSequence", "InstitutionalDepartmentTypeCodeSequence", "RequestAttributesSequence",
     "RequestedProcedureCodeSequence", "ScheduledProcedureStepSequence", "PerformedProtocolCodeSequence",
-    "AdmittingDiagnosesCodeSequence", "ReasonForRequestedProcedureCodeSequence", "AcquisitionContextSequence",
-    "ContentSequence", "CustodialOrganizationSequence", "ParticipantSequence", "AuthorObserverSequence",
-    "VerifyingObserverSequence", "PersonIdentificationCodeSequence", "ReferencedImageEvidenceSequence",
-    "ContributingEquipmentSequence", "DigitalSignaturesSequence", "MACParametersSequence", "IconImageSequence",
-    "OriginalAttributesSequence", "EncryptedAttributesSequence", "ModifiedAttributesSequence", "GraphicAnnotationSequence",
-    "PatientState", "PatientGantryRelationshipCodeSequence", "ImageCommentsSequence", "ActualHumanPerformersSequence",
+    "AdmittingDiagnosesCodeSequence", "ReasonForRequestedProcedureCodeSequence",
+    "AcquisitionContextSequence", "ContentSequence", "CustodialOrganizationSequence",
+    "ParticipantSequence", "AuthorObserverSequence", "VerifyingObserverSequence",
+    "PersonIdentificationCodeSequence", "ReferencedImageEvidenceSequence",
+    "ContributingEquipmentSequence", "DigitalSignaturesSequence", "MACParametersSequence",
+    "IconImageSequence", "OriginalAttributesSequence", "EncryptedAttributesSequence",
+    "ModifiedAttributesSequence", "GraphicAnnotationSequence", "PatientState",
+    "PatientGantryRelationshipCodeSequence", "ImageCommentsSequence", "ActualHumanPerformersSequence",
     "ScheduledHumanPerformersSequence", "ClinicalTrialTimePointTypeCodeSequence",
 }  # fmt: skip
 # Present but empty (type 2 in the general patient, study, series and image modules).
 EMPTIED_ATTRIBUTES = {
     "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "ContentDate",
-    "ContentTime", "AcquisitionDate", "AcquisitionTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
+    "ContentTime", "AcquisitionDate", "AcquisitionTime", "AccessionNumber", "StudyID",
+    "ReferringPhysicianName",
 }  # fmt: skip
 # UIDs under the root of the DICOM standard name classes, transfer syntaxes and the like, never a patient's
 # data.
@@ -109,7 +114,7 @@ def keyed_digest(purpose: str, value: str, secret: bytes | None) -> bytes:
 
 
 def pseudonym(value: str, secret: bytes | None = None) -> str:
-    """A name for `value` (a patient ID, a path) that is the same for the same value and secret: 16 hex digits.
+    """16 hex digits for `value` (a patient ID, a path), the same for the same value and secret.
 
     Without `secret` one of this process is used: consistent within it, unlinkable after it.
     """
@@ -117,7 +122,7 @@ def pseudonym(value: str, secret: bytes | None = None) -> str:
 
 
 def replaced_uid(uid: str, secret: bytes | None = None) -> UID:
-    """Another UID for `uid`, the same each time: 2.25 and a version 4 UUID (PS3.5 B.2) from the keyed hash."""
+    """Another UID for `uid`, the same each time: 2.25 and a UUID (PS3.5 B.2) from the keyed hash."""
     return UID(f"2.25.{uuid.UUID(bytes=keyed_digest('uid', uid, secret)[:16], version=4).int}")
 
 
@@ -126,7 +131,7 @@ def deidentify(subject: Dataset, secret: bytes | None = None) -> Dataset: ...
 @overload
 def deidentify(subject: dict[str, Any], secret: bytes | None = None) -> dict[str, Any]: ...
 def deidentify(subject: Dataset | dict[str, Any], secret: bytes | None = None) -> Dataset | dict[str, Any]:
-    """A de-identified copy of a pydicom dataset, or of the `metadata` of an `Image` (whose `dicom` part is cleaned).
+    """A de-identified copy of a pydicom dataset, or of the metadata of an `Image` (its `dicom` is cleaned).
 
     Args:
         subject: left as it is. secret: the key of pseudonyms and UIDs; the same one for all files of a study
@@ -144,8 +149,8 @@ def deidentify(subject: Dataset | dict[str, Any], secret: bytes | None = None) -
         return cleaned
     if str(subject.get("BurnedInAnnotation", "NO")).upper() == "YES":
         raise DhhpcError(
-            f"{getattr(subject, 'filename', None) or 'DICOM dataset'}: BurnedInAnnotation is YES, its pixels show text"
-            " about the patient; mask the pixels and set the flag to NO"
+            f"{getattr(subject, 'filename', None) or 'DICOM dataset'}: BurnedInAnnotation is YES, its pixels"
+            " show text about the patient; mask the pixels and set the flag to NO"
         )
     identity = str(subject.get("PatientID") or subject.get("PatientName") or "")
     dataset = cleaned_copy(subject, secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -94,8 +95,8 @@ class Image:
             if axis not in channels:
                 if self.size(axis) != 1:
                     raise DhhpcError(
-                        f"an image with axes {self.channels!r} and shape {self.array.shape} cannot be laid out as"
-                        f" {channels!r}: select a single {'slice' if axis == 'z' else 'channel'} first"
+                        f"an image with axes {self.channels!r} and shape {self.array.shape} cannot be laid out"
+                        f" as {channels!r}: select a single {'slice' if axis == 'z' else 'channel'} first"
                     )
                 array = array.squeeze(names.index(axis))
                 names = names.replace(axis, "")
@@ -104,3 +105,26 @@ class Image:
                 array = array[..., np.newaxis]
                 names += axis
         return array.transpose([names.index(axis) for axis in channels])
+
+
+def from_zyxc(array: np.ndarray, channels: str) -> np.ndarray:
+    """A (z, y, x, c) array with the axes `channels` again."""
+    absent = tuple(position for position, axis in enumerate("zyxc") if axis not in channels)
+    present = [axis for axis in "zyxc" if axis in channels]
+    array = array.squeeze(absent)
+    return np.ascontiguousarray(array.transpose([present.index(axis) for axis in channels]))
+
+
+def over_planes(array: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply `function` to every (y, x) plane of a (z, y, x, c) array."""
+    depth, _, _, count = array.shape
+    result: np.ndarray | None = None
+    for z in range(depth):
+        for c in range(count):
+            plane = function(np.ascontiguousarray(array[z, :, :, c]))
+            if result is None:
+                result = np.empty((depth, *plane.shape, count), dtype=plane.dtype)
+            result[z, :, :, c] = plane
+    if result is None:
+        raise DhhpcError("an image without slices or channels cannot be transformed")
+    return result

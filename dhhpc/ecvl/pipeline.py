@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from dhhpc.documents import Document
-from dhhpc.ecvl import processing
+from dhhpc.ecvl import geometry, processing
 from dhhpc.ecvl.image import Image
 from dhhpc.errors import DhhpcError
 
@@ -73,7 +73,7 @@ class Rescale(IntensityStep):
 
 
 class Normalize(IntensityStep):
-    """(value - mean) / deviation with given numbers (one, or one a channel), or `per_image` with each image's own."""
+    """(value - mean) / deviation: numbers (one, or one a channel), or `per_image` with each image's own."""
 
     name: Literal["normalize"] = "normalize"
     mean: float | list[float] | None = None
@@ -131,13 +131,13 @@ class Resample(GeometricStep):
 
     name: Literal["resample"] = "resample"
     spacing: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=3)]
-    interpolation: processing.Interpolation = "linear"
+    interpolation: geometry.Interpolation = "linear"
 
     def apply(self, image: Image) -> Image:
-        return processing.resample(image, self.spacing, self.interpolation)
+        return geometry.resample(image, self.spacing, self.interpolation)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.resample(mask, self.spacing, "nearest")
+        return geometry.resample(mask, self.spacing, "nearest")
 
 
 class Resize(GeometricStep):
@@ -145,13 +145,13 @@ class Resize(GeometricStep):
 
     name: Literal["resize"] = "resize"
     size: Size
-    interpolation: processing.Interpolation = "linear"
+    interpolation: geometry.Interpolation = "linear"
 
     def apply(self, image: Image) -> Image:
-        return processing.resize(image, self.size, self.interpolation)
+        return geometry.resize(image, self.size, self.interpolation)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.resize(mask, self.size, "nearest")
+        return geometry.resize(mask, self.size, "nearest")
 
 
 class Flip(GeometricStep):
@@ -161,10 +161,10 @@ class Flip(GeometricStep):
     axes: Axes
 
     def apply(self, image: Image) -> Image:
-        return processing.flip(image, self.axes)
+        return geometry.flip(image, self.axes)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.flip(mask, self.axes)
+        return geometry.flip(mask, self.axes)
 
 
 class Rotate(GeometricStep):
@@ -173,13 +173,13 @@ class Rotate(GeometricStep):
     name: Literal["rotate"] = "rotate"
     degrees: float
     fill: float = 0.0
-    interpolation: processing.Interpolation = "linear"
+    interpolation: geometry.Interpolation = "linear"
 
     def apply(self, image: Image) -> Image:
-        return processing.rotate(image, self.degrees, self.interpolation, self.fill)
+        return geometry.rotate(image, self.degrees, self.interpolation, self.fill)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.rotate(mask, self.degrees, "nearest")
+        return geometry.rotate(mask, self.degrees, "nearest")
 
 
 class Rotate90(GeometricStep):
@@ -189,10 +189,10 @@ class Rotate90(GeometricStep):
     times: int = 1
 
     def apply(self, image: Image) -> Image:
-        return processing.rotate90(image, self.times)
+        return geometry.rotate90(image, self.times)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.rotate90(mask, self.times)
+        return geometry.rotate90(mask, self.times)
 
 
 class Crop(GeometricStep):
@@ -202,10 +202,10 @@ class Crop(GeometricStep):
     size: Size
 
     def apply(self, image: Image) -> Image:
-        return processing.crop(image, self.size)
+        return geometry.crop(image, self.size)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.crop(mask, self.size)
+        return geometry.crop(mask, self.size)
 
 
 class Pad(GeometricStep):
@@ -224,8 +224,8 @@ class Pad(GeometricStep):
 
     def padded(self, image: Image, fill: float) -> Image:
         if self.size is not None:
-            return processing.pad(image, self.size, fill)
-        return processing.pad_to_multiple(image, self.multiple or 1, fill)
+            return geometry.pad(image, self.size, fill)
+        return geometry.pad_to_multiple(image, self.multiple or 1, fill)
 
     def apply(self, image: Image) -> Image:
         return self.padded(image, self.fill)
@@ -242,10 +242,10 @@ class CropOrPad(GeometricStep):
     fill: float = 0.0
 
     def apply(self, image: Image) -> Image:
-        return processing.crop_or_pad(image, self.size, self.fill)
+        return geometry.crop_or_pad(image, self.size, self.fill)
 
     def apply_to_mask(self, mask: Image) -> Image:
-        return processing.crop_or_pad(mask, self.size)
+        return geometry.crop_or_pad(mask, self.size)
 
 
 Step = Annotated[
@@ -284,7 +284,7 @@ def in_step(mask: Image | None, image: Image, role: str) -> Image | None:
     """`mask` on the grid of `image`: same directions, same size, same spacing."""
     if mask is None:
         return None
-    mask = processing.orient_like(mask, image)
+    mask = geometry.orient_like(mask, image)
     if mask.spatial_axes != image.spatial_axes and mask.size("z") == image.size("z") == 1:
         # A single slice may come as a volume of one.
         wanted = image.spatial_axes + ("c" if "c" in mask.channels else "")

@@ -208,8 +208,8 @@ def regular_gap(heights: list[float], paths: list[Path]) -> float | None:
     worst = int(np.argmax(np.abs(gaps - usual)))
     if abs(gaps[worst] - usual) > SPACING_TOLERANCE * usual:
         raise DhhpcError(
-            f"{paths[worst + 1]}: lies {gaps[worst]:.3g} mm after {paths[worst].name} where {usual:.3g} mm is usual:"
-            " a slice is missing or too much; complete the series"
+            f"{paths[worst + 1]}: lies {gaps[worst]:.3g} mm after {paths[worst].name} where {usual:.3g} mm"
+            " is usual: a slice is missing or too much; complete the series"
         )
     return float((heights[-1] - heights[0]) / (len(heights) - 1))
 
@@ -271,6 +271,13 @@ def metadata_of(dataset: Dataset) -> dict[str, Any]:
     return metadata
 
 
+# Type 2 elements of the patient, study, series and image modules: present, may be empty.
+EMPTY_ELEMENTS = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber",
+)  # fmt: skip
+
+
 def write(path: Path, image: Image) -> None:
     """Write a 2D image as Secondary Capture: gray of 8 or 16 bits, or RGB of 8 bits.
 
@@ -296,9 +303,8 @@ def write(path: Path, image: Image) -> None:
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.StudyInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = generate_uid()
-    for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-                 "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber"):  # fmt: skip
-        setattr(dataset, name, None)  # type 2: present, may be empty
+    for name in EMPTY_ELEMENTS:
+        setattr(dataset, name, None)
     dataset.Modality = image.metadata.get("modality") or "OT"
     dataset.ConversionType = "WSD"
     dataset.Rows, dataset.Columns = array.shape[:2]

@@ -6,7 +6,7 @@ Left, y to the Posterior and z to the Superior, and stores it as "zyx": the layo
 read by `io.dicom`, so a NIfTI mask and the DICOM series it was drawn on index alike. Writing puts x, y, z on
 i, j, k with the image's affine, or, without one, with an affine that has these directions, the spacing on its
 diagonal and the origin at 0. What was written reads back as the same array. (An image whose affine points
-elsewhere reads back turned to these directions; `processing.orient_like` turns a mask to its image.)
+elsewhere reads back turned to these directions; `geometry.orient_like` turns a mask to its image.)
 """
 
 from __future__ import annotations

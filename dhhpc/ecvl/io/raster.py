@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP, PPM/PGM/PBM, TIFF and GIF by Pillow; 16-bit colour, which Pillow would cut to 8 bits, by OpenCV.
+"""PNG, JPEG, BMP, PPM/PGM/PBM, TIFF and GIF by Pillow; 16-bit colour, cut to 8 bits there, by OpenCV.
 
 Reading keeps values and depth: 8-bit gray uint8, 16-bit uint16, TIFF also int32 and float32. Bilevel images
 (mode "1") and palettes of gray levels, as in GIF masks, become uint8 gray levels 0 to 255. EXIF orientation
@@ -21,8 +21,8 @@ from dhhpc.errors import DhhpcError
 from dhhpc.files import replacing
 
 PILLOW_NAMES = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM", ".pnm": "PPM",
-    ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
+    ".pnm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF",
 }  # fmt: skip
 TIFF_BITS_PER_SAMPLE = 258
 
@@ -69,27 +69,27 @@ def check_whole(content: bytes, name: str) -> None:
 
 def array_of(page: PIL.Image.Image) -> np.ndarray:
     """The values of one page: (H, W) gray or (H, W, 3 or 4) colour."""
+    if page.mode in ("P", "PA"):
+        return palette_colors(page)
     if page.mode == "1":
         page = page.convert("L")
-    elif page.mode in ("P", "PA"):
-        has_alpha = page.mode == "PA" or "transparency" in page.info
-        page = page.convert("RGBA" if has_alpha else "RGB")
     elif page.mode in ("LA", "La", "RGBa"):
         page = page.convert("RGBA")
     elif page.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         page = page.convert("RGB")
     array = np.array(page)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("="))
-    if array.ndim == 3 and array.shape[-1] == 4 and (array[..., 3] == 255).all():
-        array = array[..., :3]
-    if array.ndim == 3 and page.mode in ("RGB", "RGBA") and array.shape[-1] == 3 and is_gray(array):
-        array = array[..., 0]
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def is_gray(array: np.ndarray) -> bool:
-    return bool((array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all())
+def palette_colors(page: PIL.Image.Image) -> np.ndarray:
+    """What a palette shows: gray levels (H, W) where all colours in use are gray, else RGB, RGBA if see-through."""
+    array = np.array(page.convert("RGBA"))
+    if (array[..., 3] != 255).any():
+        return array
+    red, green, blue = (array[..., index] for index in range(3))
+    if (red == green).all() and (red == blue).all():
+        return np.ascontiguousarray(red)
+    return np.ascontiguousarray(array[..., :3])
 
 
 def is_deep_color(picture: PIL.Image.Image, content: bytes) -> bool:
