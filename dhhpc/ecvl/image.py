@@ -95,7 +95,7 @@ class Image:
             if axis not in channels:
                 if self.size(axis) != 1:
                     raise DhhpcError(
-                        f"an image with axes {self.channels!r} and shape {self.array.shape} cannot be laid out"
+                        f"an image with axes {self.channels!r} and shape {self.array.shape} cannot be put"
                         f" as {channels!r}: select a single {'slice' if axis == 'z' else 'channel'} first"
                     )
                 array = array.squeeze(names.index(axis))
