@@ -22,9 +22,9 @@ def failing_together(world: World) -> Iterator[None]:
     """Run the body; when it fails on any rank, end every rank with exit code 1.
 
     When all ranks fail with the same message (a missing file, say) rank 0 raises it and the others exit
-    silently, so it is read once. Otherwise each failing rank prints its own line, `dhhpc: rank r on host: ...`,
-    and the world is aborted, since other ranks may be waiting in a collective. A defect (anything but DhhpcError)
-    keeps its traceback.
+    silently, so it is read once. Otherwise each failing rank prints its own line, `dhhpc: rank r on host:
+    ...`, and the world is aborted, since other ranks may be waiting in a collective. A defect (anything but
+    DhhpcError) keeps its traceback.
     """
     try:
         yield
