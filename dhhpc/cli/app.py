@@ -1,4 +1,4 @@
-"""The command line: collects the verbs, and turns every user-facing failure into one line and an exit code."""
+"""The command line: collects the verbs, and turns every user-facing failure into one line and a code."""
 
 from __future__ import annotations
 
