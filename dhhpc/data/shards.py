@@ -167,6 +167,10 @@ class ShardWriter:
         if self._guard.error is not None:
             raise self._guard.error
 
+    def note(self, name: str, lines: list[str]) -> None:
+        """Keep lines of text with the shard, as a dataset of strings."""
+        self._file.create_dataset(name, (len(lines),), h5py.string_dtype(), data=lines or None)
+
     def _add(self, name: str, value: Array, dtype: str) -> None:
         if name not in self._file:
             self._file.create_dataset(
@@ -184,11 +188,11 @@ class ShardWriter:
 
 
 @contextlib.contextmanager
-def writing_shard(path: Path, dtype: str, attributes: dict[str, str]) -> Iterator[ShardWriter]:
+def writing_shard(path: Path, dtype: str) -> Iterator[ShardWriter]:
     """Write a shard under a temporary name and rename it to `path` at the end; nothing is left after a
     failure.
 
-    The bytes depend on the samples and `attributes` alone (HDF5 keeps no times here).
+    The bytes depend on the samples and notes alone (HDF5 keeps no times here).
 
     Raises:
         DhhpcError: the file cannot be written; names it and the mend.
@@ -198,8 +202,6 @@ def writing_shard(path: Path, dtype: str, attributes: dict[str, str]) -> Iterato
         guard = GuardedFile(temporary)
         try:
             with h5py.File(guard, "w") as file:
-                for key, value in attributes.items():
-                    file.attrs[key] = value
                 writer = ShardWriter(file, guard, dtype)
                 yield writer
         finally:
