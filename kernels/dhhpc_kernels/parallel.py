@@ -55,3 +55,9 @@ def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) ->
     task(*calls[0])
     for future in futures:
         future.result()
+
+
+def shares(count: int, parts: int) -> list[tuple[int, int]]:
+    """At most `parts` ranges (first, last) of nearly equal length, none empty, that make up 0 to count."""
+    parts = max(1, min(parts, count))
+    return [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]

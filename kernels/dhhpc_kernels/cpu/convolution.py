@@ -1,85 +1,157 @@
-"""Two-dimensional convolution (cross-correlation, as every deep-learning library calls it) and its gradients.
+"""Two-dimensional convolution (cross-correlation, as every deep-learning library calls it) and its gradients."""
 
-Lowered to matrix products over tiles of output rows: a tile's columns (im2col) stay in the second-level
-cache, so the lowered matrix never exists as a whole (Chellapilla et al. 2006 give the lowering).
-"""
+import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu import correlation
+from dhhpc_kernels.cpu.correlation import Pair, Plan
+from dhhpc_kernels.cpu.microkernel import ROWS, VECTORS
+from dhhpc_kernels.parallel import run_parallel, shares, threads
 
-Pair = tuple[int, int]
+Shape = tuple[int, ...]
 
-_TILE_FLOATS = 48 * 1024  # 192 KB of columns
-
-
-def _tile_rows(channels: int, taps: int, rows: int, width: int) -> int:
-    """Output rows a tile holds."""
-    return max(1, min(rows, _TILE_FLOATS // max(1, channels * taps * width)))
+_NO_BIAS = np.empty(0, np.float32)
 
 
-def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+@functools.lru_cache(maxsize=1024)
+def _forward_plan(
+    x_channels: int, weight_shape: Shape, out_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Plan:
+    """The correlation of x with the weights: one plane a channel and phase of the stride that a tap touches."""
+    kernels, channels, height, width = weight_shape
+    taps = [(r * dilation[0], s * dilation[1]) for r in range(height) for s in range(width)]
+    phases = sorted({(y % stride[0], x % stride[1]) for y, x in taps})
+    return correlation.make_plan(
+        groups,
+        channels,
+        kernels // groups,
+        out_size,
+        (taps[-1][0] // stride[0], taps[-1][1] // stride[1]),
+        stride,
+        [(y - padding[0], x - padding[1]) for y, x in phases],
+        (1, 1),
+        [(0, 0)],
+        [
+            [
+                (tap, phases.index((y % stride[0], x % stride[1])), y // stride[0], x // stride[1])
+                for tap, (y, x) in enumerate(taps)
+            ]
+        ],
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward_plan(
+    weight_shape: Shape, x_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Plan:
+    """The correlation of grad_out with the weights, a phase of grad_x's pixels at a time.
+
+    Pixel y of x meets tap r at row (y + padding - r*dilation) / stride of out, where that is whole. With
+    y + padding = q*stride + phase it is row q - (r*dilation - phase) / stride.
+    """
+    kernels, channels, height, width = weight_shape
+    taps = [(r * dilation[0], s * dilation[1]) for r in range(height) for s in range(width)]
+    span = (taps[-1][0] // stride[0], taps[-1][1] // stride[1])
+    phases = [(a, b) for a in range(stride[0]) for b in range(stride[1])]
+    first = (padding[0] // stride[0], padding[1] // stride[1])
+    grid = (
+        (x_size[0] - 1 + padding[0]) // stride[0] + 1 - first[0],
+        (x_size[1] - 1 + padding[1]) // stride[1] + 1 - first[1],
+    )
+    return correlation.make_plan(
+        groups,
+        kernels // groups,
+        channels,
+        grid,
+        span,
+        (1, 1),
+        [(first[0] - span[0], first[1] - span[1])],
+        stride,
+        [(first[0] * stride[0] + a - padding[0], first[1] * stride[1] + b - padding[1]) for a, b in phases],
+        [
+            [
+                (tap, 0, span[0] - (y - a) // stride[0], span[1] - (x - b) // stride[1])
+                for tap, (y, x) in enumerate(taps)
+                if (y - a) % stride[0] == 0 and (x - b) % stride[1] == 0
+            ]
+            for a, b in phases
+        ],
+    )
+
+
+def _output_size(x_shape: Shape, weight_shape: Shape, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    rows, columns = (
+        (x_shape[2 + i] + 2 * padding[i] - dilation[i] * (weight_shape[2 + i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
+    )
+    return rows, columns
+
+
+def _correlation_part(plan: Plan) -> int:
+    """Workspace floats of one thread in a correlation."""
+    return correlation.planes_size(plan) + ROWS * correlation.run_size(plan)
+
+
+def _weights_part(plan: Plan, blocks: int) -> int:
+    """Workspace floats of one thread that computes so many register blocks of the gradient by the weights."""
+    depth = plan.source_channels * len(plan.taps)
+    return correlation.planes_size(plan) + blocks * ROWS * (correlation.run_size(plan) + depth + VECTORS)
 
 
 def convolution_workspace(
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    x_shape: Shape, weight_shape: Shape, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> int:
-    """Number of float32 the three convolution functions need as workspace for these shapes."""
-    kernels, channels, taps_y, taps_x = weight_shape
-    taps = taps_y * taps_x
-    rows = _output_size(x_shape[2], taps_y, stride[0], padding[0], dilation[0])
-    width = _output_size(x_shape[3], taps_x, stride[1], padding[1], dilation[1])
-    tile = channels * taps * width * _tile_rows(channels, taps, rows, width)
-    return tile + kernels // groups * channels * taps
+    """Number of float32 the three convolution functions need as workspace for these shapes.
+
+    With fewer threads at the time of the call than now, they use the larger workspace; with more, they run on
+    as many threads as it suffices for.
+    """
+    out_size = _output_size(x_shape, weight_shape, stride, padding, dilation)
+    forward = _forward_plan(x_shape[1], weight_shape, out_size, stride, padding, dilation, groups)
+    backward = _backward_plan(weight_shape, x_shape[2:4], stride, padding, dilation, groups)
+    blocks = correlation.blocks(forward.target_channels)
+    return max(
+        *(
+            correlation.packed_weights_size(plan) + threads() * _correlation_part(plan)
+            for plan in (forward, backward)
+        ),
+        sum(_weights_part(forward, last - first) for first, last in shares(blocks, threads())),
+    )
 
 
-@compile_kernel
-def _gather_columns(x, columns, taps, first_row, rows, width, stride, padding, dilation):
-    """columns[(c, r, s), (row, column)] = x[c, row*stride + r*dilation - padding, ...], zero outside."""
-    channels, height_x, width_x = x.shape
-    line = 0
-    for c in range(channels):
-        for r in range(taps[0]):
-            for s in range(taps[1]):
-                start = s * dilation[1] - padding[1]
-                for row in range(rows):
-                    y = (first_row + row) * stride[0] + r * dilation[0] - padding[0]
-                    target = columns[line, row * width : (row + 1) * width]
-                    if y < 0 or y >= height_x:
-                        target[:] = 0
-                    else:
-                        source = x[c, y]
-                        for column in range(width):
-                            position = start + column * stride[1]
-                            target[column] = source[position] if 0 <= position < width_x else np.float32(0)
-                line += 1
-
-
-@compile_kernel
-def _scatter_columns(columns, x, taps, first_row, rows, width, stride, padding, dilation):
-    """x[c, row*stride + r*dilation - padding, ...] += columns[(c, r, s), (row, column)]."""
-    channels, height_x, width_x = x.shape
-    line = 0
-    for c in range(channels):
-        for r in range(taps[0]):
-            for s in range(taps[1]):
-                start = s * dilation[1] - padding[1]
-                for row in range(rows):
-                    y = (first_row + row) * stride[0] + r * dilation[0] - padding[0]
-                    if 0 <= y < height_x:
-                        source = columns[line, row * width : (row + 1) * width]
-                        target = x[c, y]
-                        for column in range(width):
-                            position = start + column * stride[1]
-                            if 0 <= position < width_x:
-                                target[position] += source[column]
-                line += 1
+def _correlate(
+    plan: Plan,
+    source: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    out: np.ndarray,
+    workspace: np.ndarray,
+    source_first: bool,
+) -> None:
+    """Pack the weights, then share the stripes of all samples out to the threads."""
+    size = correlation.packed_weights_size(plan)
+    packed, workspace = workspace[:size], workspace[size:]
+    grouped = weight.reshape(plan.groups, -1, *weight.shape[1:2], weight.shape[2] * weight.shape[3], copy=False)
+    correlation.pack_weights(grouped, packed, plan, source_first)
+    part = _correlation_part(plan)
+    units = source.shape[0] * -(-plan.grid_rows // plan.stripe_rows)
+    run_parallel(
+        correlation.correlate,
+        [
+            (
+                source,
+                packed,
+                _NO_BIAS if bias is None else bias,
+                out,
+                workspace[i * part : (i + 1) * part],
+                plan,
+                first,
+                last,
+            )
+            for i, (first, last) in enumerate(shares(units, min(threads(), workspace.size // part)))
+        ],
+    )
 
 
 def convolution_forward(
@@ -94,25 +166,24 @@ def convolution_forward(
     groups: int,
 ) -> None:
     """out (N,K,OH,OW) = weight (K,C/groups,R,S) correlated with x (N,C,H,W), plus bias (K,). All float32."""
-    batch, kernels, height, width = out.shape
-    channels, taps = weight.shape[1], weight.shape[2:]
-    depth, group_kernels = channels * taps[0] * taps[1], kernels // groups
-    tile = _tile_rows(channels, taps[0] * taps[1], height, width)
-    matrix = weight.reshape(groups, group_kernels, depth)
-    lowered = out.reshape(batch, kernels, height * width)
-    for n in range(batch):
-        for g in range(groups):
-            image = x[n, g * channels : (g + 1) * channels]
-            for row in range(0, height, tile):
-                rows = min(tile, height - row)
-                columns = workspace[: depth * rows * width].reshape(depth, rows * width)
-                _gather_columns(image, columns, taps, row, rows, width, stride, padding, dilation)
-                target = lowered[
-                    n, g * group_kernels : (g + 1) * group_kernels, row * width : (row + rows) * width
-                ]
-                np.matmul(matrix[g], columns, out=target)
-    if bias is not None:
-        np.add(out, bias[:, None, None], out=out)
+    plan = _forward_plan(x.shape[1], weight.shape, out.shape[2:], stride, padding, dilation, groups)
+    _correlate(plan, x, weight, bias, out, workspace, source_first=False)
+
+
+def transposed(
+    grad_out: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    grad_x: np.ndarray,
+    workspace: np.ndarray,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> None:
+    """The gradient by x, plus a bias (C,): what a transposed convolution computes forward."""
+    plan = _backward_plan(weight.shape, grad_x.shape[2:], stride, padding, dilation, groups)
+    _correlate(plan, grad_out, weight, bias, grad_x, workspace, source_first=True)
 
 
 def convolution_backward_data(
@@ -126,24 +197,7 @@ def convolution_backward_data(
     groups: int,
 ) -> None:
     """grad_x (N,C,H,W) = gradient of the loss by x, from grad_out (N,K,OH,OW) and weight (K,C/groups,R,S)."""
-    batch, kernels, height, width = grad_out.shape
-    channels, taps = weight.shape[1], weight.shape[2:]
-    depth, group_kernels = channels * taps[0] * taps[1], kernels // groups
-    tile = _tile_rows(channels, taps[0] * taps[1], height, width)
-    matrix = weight.reshape(groups, group_kernels, depth)
-    lowered = grad_out.reshape(batch, kernels, height * width)
-    grad_x.fill(0)
-    for n in range(batch):
-        for g in range(groups):
-            image = grad_x[n, g * channels : (g + 1) * channels]
-            for row in range(0, height, tile):
-                rows = min(tile, height - row)
-                columns = workspace[: depth * rows * width].reshape(depth, rows * width)
-                source = lowered[
-                    n, g * group_kernels : (g + 1) * group_kernels, row * width : (row + rows) * width
-                ]
-                np.matmul(matrix[g].T, source, out=columns)
-                _scatter_columns(columns, image, taps, row, rows, width, stride, padding, dilation)
+    transposed(grad_out, weight, None, grad_x, workspace, stride, padding, dilation, groups)
 
 
 def convolution_backward_weights(
@@ -157,27 +211,22 @@ def convolution_backward_weights(
     dilation: Pair,
     groups: int,
 ) -> None:
-    """grad_weight (K,C/groups,R,S), grad_bias (K,) = gradients of the loss by weight and bias."""
-    batch, kernels, height, width = grad_out.shape
-    channels, taps = grad_weight.shape[1], grad_weight.shape[2:]
-    depth, group_kernels = channels * taps[0] * taps[1], kernels // groups
-    tile = _tile_rows(channels, taps[0] * taps[1], height, width)
-    matrix = grad_weight.reshape(groups, group_kernels, depth)
-    lowered = grad_out.reshape(batch, kernels, height * width)
-    product = workspace[: group_kernels * depth].reshape(group_kernels, depth)
-    workspace = workspace[group_kernels * depth :]
-    grad_weight.fill(0)
-    for n in range(batch):
-        for g in range(groups):
-            image = x[n, g * channels : (g + 1) * channels]
-            for row in range(0, height, tile):
-                rows = min(tile, height - row)
-                columns = workspace[: depth * rows * width].reshape(depth, rows * width)
-                _gather_columns(image, columns, taps, row, rows, width, stride, padding, dilation)
-                source = lowered[
-                    n, g * group_kernels : (g + 1) * group_kernels, row * width : (row + rows) * width
-                ]
-                np.matmul(source, columns.T, out=product)
-                np.add(matrix[g], product, out=matrix[g])
+    """grad_weight (K,C/groups,R,S), grad_bias (K,) = gradients of the loss by weight and bias.
+
+    The threads share out the kernels, not the samples, so the sums are the same for any number of threads.
+    """
+    plan = _forward_plan(x.shape[1], grad_weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
+    grouped = grad_weight.reshape(groups, plan.target_channels, -1, copy=False)
+    blocks = correlation.blocks(plan.target_channels)
+    count = threads()
+    while count > 1 and workspace.size < sum(_weights_part(plan, b - a) for a, b in shares(blocks, count)):
+        count -= 1
+    calls = []
+    place = 0
+    for first, last in shares(blocks, count):
+        size = _weights_part(plan, last - first)
+        calls.append((x, grad_out, grouped, workspace[place : place + size], plan, first, last))
+        place += size
+    run_parallel(correlation.correlate_weights, calls)
     if grad_bias is not None:
-        grad_bias[...] = grad_out.sum(axis=(0, 2, 3), dtype=np.float64)
+        correlation.sum_channels(grad_out, grad_bias)

@@ -7,12 +7,13 @@ implied by out's shape.
 
 import numpy as np
 
+from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.convolution import (
     Pair,
-    convolution_backward_data,
     convolution_backward_weights,
     convolution_forward,
     convolution_workspace,
+    transposed,
 )
 
 
@@ -24,14 +25,26 @@ def transposed_convolution_workspace(
     dilation: Pair,
     groups: int,
 ) -> int:
-    """Number of float32 the three functions need as workspace, for any output padding below the stride."""
+    """Number of float32 the three functions need as workspace, for any output padding."""
     batch, _, height, width = x_shape
-    largest = (
-        height * stride[0] - 2 * padding[0] + dilation[0] * (weight_shape[2] - 1),
-        width * stride[1] - 2 * padding[1] + dilation[1] * (weight_shape[3] - 1),
+    rows, columns = (
+        (size - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight_shape[2 + i] - 1) + 1
+        for i, size in enumerate((height, width))
     )
-    out_shape = (batch, weight_shape[1] * groups, *largest)
-    return convolution_workspace(out_shape, weight_shape, stride, padding, dilation, groups)
+    # PyTorch and ONNX allow an output padding below the stride or the dilation.
+    more = [range(max(stride[i], dilation[i])) for i in (0, 1)]
+    return max(
+        convolution_workspace(
+            (batch, weight_shape[1] * groups, rows + y, columns + x),
+            weight_shape,
+            stride,
+            padding,
+            dilation,
+            groups,
+        )
+        for y in more[0]
+        for x in more[1]
+    )
 
 
 def transposed_convolution_forward(
@@ -46,9 +59,7 @@ def transposed_convolution_forward(
     groups: int,
 ) -> None:
     """out (N,K,OH,OW) = x (N,C,H,W) spread by weight (C,K/groups,R,S), plus bias (K,). All float32."""
-    convolution_backward_data(x, weight, out, workspace, stride, padding, dilation, groups)
-    if bias is not None:
-        np.add(out, bias[:, None, None], out=out)
+    transposed(x, weight, bias, out, workspace, stride, padding, dilation, groups)
 
 
 def transposed_convolution_backward_data(
@@ -79,4 +90,4 @@ def transposed_convolution_backward_weights(
     """grad_weight (C,K/groups,R,S), grad_bias (K,) = gradients of the loss by weight and bias."""
     convolution_backward_weights(grad_out, x, grad_weight, None, workspace, stride, padding, dilation, groups)
     if grad_bias is not None:
-        grad_bias[...] = grad_out.sum(axis=(0, 2, 3), dtype=np.float64)
+        sum_channels(grad_out, grad_bias)

@@ -1,0 +1,312 @@
+"""The engine under convolution: correlation of packed planes with a table of taps.
+
+Forward, backward-data and transposed convolution are one computation. A source image is copied, a stripe of
+rows at a time, into zero-padded planes (with a stride above 1, one plane a phase: pixels that many apart become
+neighbours). A pixel of the target then is a sum over source channels and taps whose addresses are the pixel's
+own plus a fixed offset a tap, so no matrix of columns is ever built, and the pixels of a stripe are one flat
+run for the vector units: the few positions past a row's end are computed and dropped.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
+
+Pair = tuple[int, int]
+F = np.float32
+
+_PACKED_FLOATS = 48 * 1024  # of a stripe's planes, to stay in the second-level cache with the weights
+_LONGEST_RUN = 2048  # pixels of a stripe
+
+
+class Plan(NamedTuple):
+    """How one correlation walks over its arrays. The target's pixels are numbered on a grid, a phase at a time."""
+
+    groups: int
+    source_channels: int  # of a group
+    target_channels: int  # of a group
+    grid_rows: int
+    grid_columns: int
+    pitch: int  # floats from one row of a packed plane to the next
+    plane_rows_more: int  # rows of a packed plane beyond the stripe's
+    stripe_rows: int
+    plane: int  # floats of a packed plane
+    source_step: Pair
+    source_starts: np.ndarray  # (planes a channel, 2) source row and column of a plane's first pixel
+    target_step: Pair
+    target_starts: np.ndarray  # (phases, 2) target row and column of the grid's first pixel; may be outside
+    taps: np.ndarray  # (all taps,) index r*S + s of each phase's taps, phase after phase
+    tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
+    offsets: np.ndarray  # (source_channels * all taps + padding,) phase after phase, channels outer, taps inner
+
+
+def blocks(channels: int) -> int:
+    """Register blocks that hold so many channels."""
+    return -(-channels // ROWS)
+
+
+def make_plan(
+    groups: int,
+    source_channels: int,
+    target_channels: int,
+    grid: Pair,
+    span: Pair,
+    source_step: Pair,
+    source_starts: list[Pair],
+    target_step: Pair,
+    target_starts: list[Pair],
+    phases: list[list[tuple[int, int, int, int]]],
+) -> Plan:
+    """Lay out a correlation.
+
+    span: the farthest tap in plane rows and columns. phases: of each target phase its taps as (tap index, plane
+    of the channel, row, column in the plane).
+    """
+    grid_rows, grid_columns = grid
+    pitch = grid_columns + span[1]
+    slack = span[1] + COLUMNS
+    channel_rows = _PACKED_FLOATS // (source_channels * len(source_starts) * pitch)
+    stripe_rows = max(1, min(grid_rows, channel_rows - span[0], max(1, _LONGEST_RUN // pitch)))
+    stripes = -(-grid_rows // stripe_rows)
+    stripe_rows = -(-grid_rows // stripes)  # of even height
+    plane = (stripe_rows + span[0]) * pitch + slack
+    offsets = [
+        (channel * len(source_starts) + which) * plane + row * pitch + column
+        for taps in phases
+        for channel in range(source_channels)
+        for _, which, row, column in taps
+    ]
+    starts = np.cumsum([0] + [len(taps) for taps in phases])
+    return Plan(
+        groups,
+        source_channels,
+        target_channels,
+        grid_rows,
+        grid_columns,
+        pitch,
+        span[0],
+        stripe_rows,
+        plane,
+        source_step,
+        np.array(source_starts, np.int64),
+        target_step,
+        np.array(target_starts, np.int64),
+        np.array([tap[0] for taps in phases for tap in taps], np.int64),
+        starts.astype(np.int64),
+        np.array(offsets + [0] * VECTORS, np.int64),
+    )
+
+
+def packed_weights_size(plan: Plan) -> int:
+    """Floats of the weights as `pack_weights` lays them out."""
+    return plan.groups * blocks(plan.target_channels) * ROWS * plan.source_channels * len(plan.taps)
+
+
+def planes_size(plan: Plan) -> int:
+    """Floats of the packed planes of one group's stripe."""
+    return plan.source_channels * len(plan.source_starts) * plan.plane
+
+
+def run_size(plan: Plan) -> int:
+    """Floats of one channel of a stripe, rounded up to whole tiles."""
+    return -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS
+
+
+@compile_kernel
+def pack_weights(weight: np.ndarray, packed: np.ndarray, plan: Plan, source_first: bool) -> None:
+    """Order weights (groups, K, C, taps) as multiply_tile reads them: group, phase, block, depth, row.
+
+    source_first: K are the source's channels and C the target's, else the other way round.
+    """
+    place = 0
+    for g in range(plan.groups):
+        for phase in range(len(plan.tap_starts) - 1):
+            for first in range(0, plan.target_channels, ROWS):
+                for channel in range(plan.source_channels):
+                    for tap in plan.taps[plan.tap_starts[phase] : plan.tap_starts[phase + 1]]:
+                        for target in range(first, first + ROWS):
+                            if target >= plan.target_channels:
+                                packed[place] = F(0)
+                            elif source_first:
+                                packed[place] = weight[g, channel, target, tap]
+                            else:
+                                packed[place] = weight[g, target, channel, tap]
+                            place += 1
+
+
+@compile_kernel
+def _pack_planes(image: np.ndarray, packed: np.ndarray, plan: Plan, first_row: int, rows: int) -> None:
+    """Copy a stripe of image (channels of a group, H, W) into its planes, zero outside the image."""
+    channels, height, width = image.shape
+    step_y, step_x = plan.source_step
+    pitch = plan.pitch
+    for channel in range(channels):
+        for which in range(len(plan.source_starts)):
+            start = plan.source_starts[which, 1]
+            # Columns whose source lies inside the image: 0 <= column * step_x + start < width.
+            left = min(pitch, max(0, -(start // step_x)))
+            right = max(left, min(pitch, (width - 1 - start) // step_x + 1))
+            place = (channel * len(plan.source_starts) + which) * plan.plane
+            for row in range(rows + plan.plane_rows_more):
+                y = (first_row + row) * step_y + plan.source_starts[which, 0]
+                line = packed[place : place + pitch]
+                if y < 0 or y >= height:
+                    line[:] = F(0)
+                else:
+                    line[:left] = F(0)
+                    line[right:] = F(0)
+                    source = image[channel, y]
+                    if step_x == 1:
+                        line[left:right] = source[left + start : right + start]
+                    else:
+                        for column in range(left, right):
+                            line[column] = source[column * step_x + start]
+                place += pitch
+            # What vectors read beyond the last row must be a number: it is multiplied by 0.
+            packed[place : (channel * len(plan.source_starts) + which + 1) * plan.plane] = F(0)
+
+
+@compile_kernel
+def _store_rows(
+    run: np.ndarray, out: np.ndarray, bias: np.float32, plan: Plan, phase: int, first_row: int, rows: int
+) -> None:
+    """Write a channel's flat run to its rows and columns of out (H,W), plus the bias."""
+    height, width = out.shape
+    step_y, step_x = plan.target_step
+    start = plan.target_starts[phase, 1]
+    left = max(0, -(start // step_x))
+    right = min(plan.grid_columns, (width - 1 - start) // step_x + 1)
+    for row in range(rows):
+        y = (first_row + row) * step_y + plan.target_starts[phase, 0]
+        if 0 <= y < height:
+            line = run[row * plan.pitch : (row + 1) * plan.pitch]
+            target = out[y]
+            if step_x == 1:
+                for column in range(left, right):
+                    target[column + start] = line[column] + bias
+            else:
+                for column in range(left, right):
+                    target[column * step_x + start] = line[column] + bias
+
+
+@compile_kernel
+def correlate(
+    source: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    workspace: np.ndarray,
+    plan: Plan,
+    first: int,
+    last: int,
+) -> None:
+    """Stripes first to last (numbered over all samples) of out, from source; weights are packed.
+
+    source, out: (N, channels, H, W). bias: one value a target channel, or empty. workspace: planes_size plus
+    ROWS runs.
+    """
+    stripes = -(-plan.grid_rows // plan.stripe_rows)
+    target_blocks = -(-plan.target_channels // ROWS)
+    planes = plan.source_channels * len(plan.source_starts) * plan.plane
+    packed = workspace[:planes]
+    runs = workspace[planes:]
+    run_pitch = -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS
+    for unit in range(first, last):
+        n = unit // stripes
+        first_row = (unit % stripes) * plan.stripe_rows
+        rows = min(plan.stripe_rows, plan.grid_rows - first_row)
+        length = (rows - 1) * plan.pitch + plan.grid_columns
+        weight = 0
+        for g in range(plan.groups):
+            channels = plan.source_channels
+            _pack_planes(source[n, g * channels : (g + 1) * channels], packed, plan, first_row, rows)
+            for phase in range(len(plan.tap_starts) - 1):
+                offset = plan.tap_starts[phase] * channels
+                depth = plan.tap_starts[phase + 1] * channels - offset
+                for block in range(target_blocks):
+                    if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
+                        runs[:] = F(0)
+                    else:
+                        for p in range(0, length, COLUMNS):
+                            multiply_tile(
+                                weights, weight, plan.offsets, offset, depth, packed, p, runs, p, run_pitch
+                            )
+                    weight += depth * ROWS
+                    for i in range(min(ROWS, plan.target_channels - block * ROWS)):
+                        channel = g * plan.target_channels + block * ROWS + i
+                        shift = bias[channel] if bias.size else F(0)
+                        run = runs[i * run_pitch : (i + 1) * run_pitch]
+                        _store_rows(run, out[n, channel], shift, plan, phase, first_row, rows)
+
+
+@compile_kernel
+def correlate_weights(
+    source: np.ndarray,
+    grad_out: np.ndarray,
+    grad_weight: np.ndarray,
+    workspace: np.ndarray,
+    plan: Plan,
+    first: int,
+    last: int,
+) -> None:
+    """Register blocks first to last (of every group's target channels) of grad_weight (groups, K, C*taps).
+
+    The plan is the forward correlation's. workspace: planes_size, then ROWS runs a block, then ROWS * (depth +
+    VECTORS) sums a block.
+    """
+    batch = source.shape[0]
+    channels = plan.source_channels
+    depth = channels * len(plan.taps)
+    depth_pitch = depth + VECTORS
+    planes = channels * len(plan.source_starts) * plan.plane
+    run_pitch = -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS
+    packed = workspace[:planes]
+    runs = workspace[planes : planes + (last - first) * ROWS * run_pitch]
+    sums = workspace[planes + runs.size : planes + runs.size + (last - first) * ROWS * depth_pitch]
+    for g in range(plan.groups):
+        sums[:] = F(0)
+        targets = min(plan.target_channels, last * ROWS) - first * ROWS
+        runs[targets * run_pitch :] = F(0)
+        for n in range(batch):
+            for first_row in range(0, plan.grid_rows, plan.stripe_rows):
+                rows = min(plan.stripe_rows, plan.grid_rows - first_row)
+                length = (rows - 1) * plan.pitch + plan.grid_columns
+                _pack_planes(source[n, g * channels : (g + 1) * channels], packed, plan, first_row, rows)
+                for k in range(targets):
+                    gradient = grad_out[n, g * plan.target_channels + first * ROWS + k]
+                    for row in range(rows):
+                        place = k * run_pitch + row * plan.pitch
+                        runs[place : place + plan.grid_columns] = gradient[first_row + row]
+                        runs[place + plan.grid_columns : place + plan.pitch] = F(0)
+                    runs[k * run_pitch + rows * plan.pitch : (k + 1) * run_pitch] = F(0)
+                for block in range(last - first):
+                    for column in range(0, depth, VECTORS):
+                        add_products(
+                            runs,
+                            block * ROWS * run_pitch,
+                            run_pitch,
+                            packed,
+                            plan.offsets,
+                            column,
+                            length,
+                            sums,
+                            block * ROWS * depth_pitch + column,
+                            depth_pitch,
+                        )
+        for k in range(targets):
+            grad_weight[g, first * ROWS + k] = sums[k * depth_pitch : k * depth_pitch + depth]
+
+
+@compile_kernel
+def sum_channels(array: np.ndarray, sums: np.ndarray) -> None:
+    """sums (C,) = sum of array (N,C,H,W) over all but the channels, taken in float64."""
+    batch, channels, height, width = array.shape
+    for c in range(channels):
+        total = np.float64(0)
+        for n in range(batch):
+            for y in range(height):
+                for x in range(width):
+                    total += np.float64(array[n, c, y, x])
+        sums[c] = total

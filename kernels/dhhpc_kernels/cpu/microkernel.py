@@ -1,0 +1,181 @@
+"""The two register-blocked inner loops of convolution, emitted as LLVM vector code.
+
+Numba's own loops spill the block of sums to memory. Here each sum is a vector value that lives in a register
+over the whole loop, so the multiply-add units stay busy (Goto and van de Geijn 2008 explain the blocking).
+A block is ROWS x VECTORS sums: with the loaded operands it just fills the register file.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+
+LANES = 16 if _WIDE else 8  # float32 in a vector
+ROWS = 8 if _WIDE else 4  # of a block; 32 vector registers with AVX-512, 16 with AVX2
+VECTORS = 3
+COLUMNS = LANES * VECTORS
+
+_FLOAT = ir.FloatType()
+_INDEX = ir.IntType(64)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_FLOATS = types.Array(types.float32, 1, "C")
+_INDICES = types.Array(types.int64, 1, "C")
+
+
+def _index(value: int) -> ir.Constant:
+    return ir.Constant(_INDEX, value)
+
+
+class _Emitter:
+    """Loads, stores and multiply-adds of vectors at the places of a builder."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+        self.multiply_add = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(_VECTOR, [_VECTOR] * 3),
+            f"llvm.fmuladd.v{LANES}f32",
+        )
+        self.reduce = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR]),
+            f"llvm.vector.reduce.fadd.v{LANES}f32",
+        )
+
+    def load(self, pointer: ir.Value) -> ir.Value:
+        return self.builder.load(self.builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+
+    def store(self, value: ir.Value, pointer: ir.Value) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+
+    def broadcast(self, pointer: ir.Value) -> ir.Value:
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        first = self.builder.insert_element(
+            undefined, self.builder.load(pointer), ir.Constant(ir.IntType(32), 0)
+        )
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def sums(
+        self, count: ir.Value, step: int, body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
+    ) -> list[ir.Value]:
+        """ROWS * VECTORS vector sums, zero at first, after body(i, sums) for i = 0, step, ... below count."""
+        builder = self.builder
+        before = builder.block
+        loop = builder.append_basic_block("loop")
+        after = builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(_INDEX)
+        i.add_incoming(_index(0), before)
+        sums = [builder.phi(_VECTOR) for _ in range(ROWS * VECTORS)]
+        for value in sums:
+            value.add_incoming(ir.Constant(_VECTOR, None), before)
+        updated = body(i, sums)
+        following = builder.add(i, _index(step))
+        i.add_incoming(following, loop)
+        for value, new in zip(sums, updated, strict=True):
+            value.add_incoming(new, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.position_at_end(after)
+        return updated
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, start: ir.Value) -> ir.Value:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [start])
+
+
+@intrinsic
+def multiply_tile(typing_context, weights, weight, offsets, offset, depth, source, place, target, start, pitch):
+    """target[start + i*pitch + j] = sum over k of weights[weight + k*ROWS + i] * source[place + offset_k + j].
+
+    i below ROWS, j below COLUMNS, k below depth (at least 1), offset_k = offsets[offset + k].
+    """
+    signature = types.void(
+        _FLOATS, types.int64, _INDICES, types.int64, types.int64, _FLOATS, types.int64, _FLOATS, types.int64, types.int64
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        weights, weight, offsets, offset, depth, source, place, target, start, pitch = arguments
+        array_types = signature.args
+        emit = _Emitter(builder)
+        weights = _pointer(context, builder, array_types[0], weights, weight)
+        offsets = _pointer(context, builder, array_types[2], offsets, offset)
+        source = _pointer(context, builder, array_types[5], source, place)
+        target = _pointer(context, builder, array_types[7], target, start)
+
+        def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
+            columns = [emit.load(builder.gep(pixels, [_index(LANES * v)])) for v in range(VECTORS)]
+            row = builder.gep(weights, [builder.mul(k, _index(ROWS))])
+            updated = []
+            for i in range(ROWS):
+                factor = emit.broadcast(builder.gep(row, [_index(i)]))
+                for v in range(VECTORS):
+                    updated.append(
+                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
+                    )
+            return updated
+
+        sums = emit.sums(depth, 1, body)
+        for i in range(ROWS):
+            row = builder.gep(target, [builder.mul(pitch, _index(i))])
+            for v in range(VECTORS):
+                emit.store(sums[i * VECTORS + v], builder.gep(row, [_index(LANES * v)]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_products(typing_context, rows, row, row_pitch, source, offsets, offset, length, target, start, pitch):
+    """target[start + i*pitch + v] += sum over p of rows[row + i*row_pitch + p] * source[offset_v + p].
+
+    i below ROWS, v below VECTORS, p below length rounded up to LANES, offset_v = offsets[offset + v].
+    """
+    signature = types.void(
+        _FLOATS, types.int64, types.int64, _FLOATS, _INDICES, types.int64, types.int64, _FLOATS, types.int64, types.int64
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        rows, row, row_pitch, source, offsets, offset, length, target, start, pitch = arguments
+        array_types = signature.args
+        emit = _Emitter(builder)
+        rows = _pointer(context, builder, array_types[0], rows, row)
+        offsets = _pointer(context, builder, array_types[4], offsets, offset)
+        target = _pointer(context, builder, array_types[7], target, start)
+        lines = [builder.gep(rows, [builder.mul(row_pitch, _index(i))]) for i in range(ROWS)]
+        pixels = [
+            _pointer(
+                context, builder, array_types[3], source, builder.load(builder.gep(offsets, [_index(v)]))
+            )
+            for v in range(VECTORS)
+        ]
+
+        def body(p: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            columns = [emit.load(builder.gep(pointer, [p])) for pointer in pixels]
+            updated = []
+            for i in range(ROWS):
+                factor = emit.load(builder.gep(lines[i], [p]))
+                for v in range(VECTORS):
+                    updated.append(
+                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
+                    )
+            return updated
+
+        sums = emit.sums(length, LANES, body)
+        zero = ir.Constant(_FLOAT, 0.0)
+        for i in range(ROWS):
+            for v in range(VECTORS):
+                place = builder.gep(target, [builder.add(builder.mul(pitch, _index(i)), _index(v))])
+                total = builder.call(emit.reduce, [zero, sums[i * VECTORS + v]], fastmath=("reassoc",))
+                builder.store(builder.fadd(builder.load(place), total), place)
+        return context.get_dummy_value()
+
+    return signature, generate
