@@ -9,7 +9,7 @@ import typer
 
 from dhhpc.errors import DhhpcError
 
-VERBS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = ("dataset", "preprocess")
 
 app = typer.Typer(
     name="dhhpc",

@@ -22,8 +22,6 @@ def check_dataset(
     """
     lines = problem_lines(dataset, problems(dataset))
     for number, image in enumerate(dataset.images):
-        if progress:
-            progress(number, len(dataset.images), str(image.location))
         places = [dataset.file(image.location)]
         if dataset.label_kind(image) == "mask":
             places.append(dataset.mask_files(image))
@@ -37,4 +35,6 @@ def check_dataset(
                 read_entry(dataset, image)
             except DhhpcError as error:
                 lines.append(str(error))
+        if progress:
+            progress(number + 1, len(dataset.images), str(image.location))
     return lines

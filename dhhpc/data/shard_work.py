@@ -69,7 +69,7 @@ class Recipe:
             self.dtype,
             self.with_region,
         ]
-        text = json.dumps([*recipe, self.skip_damaged, content], sort_keys=True)
+        text = json.dumps([*recipe, content], sort_keys=True)
         return hmac.new(self.secret or b"", text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -97,7 +97,8 @@ class ShardWork:
                         shape = dataset.shape[1:] if name == "images" else shape
                     skipped = [SkippedImage.model_validate_json(text) for text in file["skipped"].asstr()[:]]
                     samples = len(file["ids"]) if "ids" in file else 0
-                    return Outcome(record_of(path, shard.split, samples), shape, skipped)
+                    if self.recipe.skip_damaged or not skipped:
+                        return Outcome(record_of(path, shard.split, samples), shape, skipped)
         except DhhpcError:
             pass
         path.unlink(missing_ok=True)
