@@ -9,7 +9,7 @@ import typer
 
 from dhhpc.errors import DhhpcError
 
-VERBS: tuple[str, ...] = ("dataset", "preprocess")
+VERBS: tuple[str, ...] = ("train", "evaluate", "export", "runs", "dataset", "preprocess")
 
 app = typer.Typer(
     name="dhhpc",

@@ -1,0 +1,21 @@
+"""Training on ranks: the experiment file, the trainer, checkpoints, evaluation, prediction, run records."""
+
+from dhhpc.training.evaluation import evaluate
+from dhhpc.training.experiment import Experiment, read_experiment
+from dhhpc.training.network import load_network, use_threads
+from dhhpc.training.run_record import RunRecord, find_runs, read_run
+from dhhpc.training.trainer import Stopped, check, train
+
+__all__ = [
+    "Experiment",
+    "RunRecord",
+    "Stopped",
+    "check",
+    "evaluate",
+    "find_runs",
+    "load_network",
+    "read_experiment",
+    "read_run",
+    "train",
+    "use_threads",
+]

@@ -1,0 +1,71 @@
+"""`dhhpc evaluate`: the metrics of a trained network on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(evaluate)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder that `dhhpc train` wrote.")],
+    split: Annotated[str, typer.Option(help="training, validation or test.")] = "test",
+    shards: Annotated[
+        Path | None, typer.Option(help="Other shards than those the network was trained on.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Start this many MPI ranks on this machine.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each rank.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a trained network on whole images, inside their regions where they have some.
+
+    The metrics also go into metrics.json of the run folder (unless other shards are given).
+
+    Example: dhhpc evaluate runs/lungs --split test --ranks 2
+    """
+    import json
+    import sys
+
+    from dhhpc import zoo
+    from dhhpc.data.shards import ShardSet
+    from dhhpc.mpi import connect, failing_together, launch
+    from dhhpc.training import evaluate, load_network, read_run, use_threads
+
+    record = read_run(run)
+    if ranks is not None:
+        load_network(record, zoo.create)
+        raise typer.Exit(launch(ranks, sys.argv[1:]))
+    world = connect()
+    with failing_together(world):
+        use_threads(world, threads)
+        model, _, own = load_network(record, zoo.create)
+        metrics = evaluate(model, ShardSet(shards) if shards else own, split, world)
+        if world.rank == 0 and shards is None:
+            record.write_metrics(split, metrics)
+    if world.rank == 0:
+        print(json.dumps(metrics, indent=2) if as_json else as_text(metrics, f"{run}, {split} split"))
+
+
+def as_text(metrics: dict[str, object], title: str) -> str:
+    """The metrics as lines; those of each class below the means."""
+    lines = [title]
+    for name, value in metrics.items():
+        if not isinstance(value, dict | list):
+            lines.append(f"  {name:12}{number(value)}")
+    classes = metrics.get("classes")
+    if isinstance(classes, dict):
+        for name, values in classes.items():
+            row = ", ".join(f"{key} {number(value)}" for key, value in values.items())
+            lines.append(f"  {name}: {row}")
+    return "\n".join(lines)
+
+
+def number(value: object) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

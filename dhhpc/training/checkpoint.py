@@ -1,0 +1,133 @@
+"""Checkpoints: the whole state of a run, written whole or not at all, checked on reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json, replacing, sha256_of, write_json
+
+Array = np.ndarray[Any, Any]
+NAME = re.compile(r"epoch-(\d{5})-batch-(\d{7})\.json")
+
+
+@dataclass
+class Checkpoint:
+    """A run between two batches.
+
+    Attributes:
+        epoch, batch: the position of the next batch, both from 0.
+        ranks, global_batch: the world that wrote it, and its samples a batch.
+        state: the model's state (`Model.state()`).
+        history: a record of every finished epoch.
+        sums: sample-weighted sums of the unfinished epoch's loss and metrics, over all ranks.
+        seconds: wall time of the run so far.
+        score: the monitored metric of the last epoch, larger is better; None unless at an epoch's end.
+    """
+
+    epoch: int
+    batch: int
+    ranks: int
+    global_batch: int
+    state: dict[str, Array]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    score: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"epoch-{self.epoch:05d}-batch-{self.batch:07d}"
+
+
+class CheckpointFolder:
+    """The checkpoints of a run: NAME.npz holds the arrays, NAME.json all else with the SHA-256 of the arrays.
+
+    The JSON file is written last: without it a checkpoint does not exist.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        keep: how many of the newest are kept, beside the best.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, then remove those that are neither among the newest nor the best.
+
+        Raises:
+            DhhpcError: it cannot be written (full disk, ...); the ones before are untouched.
+        """
+        path = self.folder / f"{checkpoint.name}.npz"
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **checkpoint.state)
+        described = {name: value for name, value in vars(checkpoint).items() if name != "state"}
+        write_json(path.with_suffix(".json"), described | {"arrays": path.name, "sha256": sha256_of(path)})
+        self._remove_old()
+        return path
+
+    def descriptions(self) -> list[Path]:
+        """The JSON files of all checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
+
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint, None without any; `warn` hears one line about each damaged one."""
+        for path in reversed(self.descriptions()):
+            try:
+                return self.load(path)
+            except DhhpcError as error:
+                warn(f"{error}; going on from the checkpoint before it")
+        return None
+
+    def best(self) -> Path | None:
+        """The description of the checkpoint with the highest score, the earliest of equals, or None."""
+        scored = []
+        for path in self.descriptions():
+            try:
+                score = read_json(path).get("score")
+            except DhhpcError:
+                continue
+            if score is not None:
+                scored.append((float(score), path))
+        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+    def load(self, path: Path) -> Checkpoint:
+        """The checkpoint described by `path`.
+
+        Raises:
+            DhhpcError: its description or its arrays are missing or damaged.
+        """
+        described = read_json(path)
+        try:
+            arrays = path.with_name(described.pop("arrays"))
+            expected = described.pop("sha256")
+            if not arrays.is_file():
+                raise DhhpcError(f"{arrays}: the checkpoint's arrays are missing")
+            if sha256_of(arrays) != expected:
+                raise DhhpcError(f"{arrays}: the checkpoint is damaged (its SHA-256 has changed)")
+            with np.load(arrays, allow_pickle=False) as archive:
+                state = {name: archive[name] for name in archive.files}
+            return Checkpoint(**described, state=state)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DhhpcError(f"{path}: no checkpoint description ({error})") from None
+
+    def _remove_old(self) -> None:
+        best = self.best()
+        for path in self.descriptions()[: -self.keep]:
+            if path != best:
+                # The description goes first, so that no description is ever without its arrays.
+                path.unlink(missing_ok=True)
+                path.with_suffix(".npz").unlink(missing_ok=True)
+        described = {path.stem for path in self.descriptions()}
+        for arrays in self.folder.glob("epoch-*.npz"):
+            if arrays.stem not in described:
+                arrays.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Metrics of a network over a whole split, on all ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dhhpc.data.loader import Loader
+from dhhpc.data.shards import ShardSet
+from dhhpc.data.targets import foreground_classes
+from dhhpc.eddl import Model
+from dhhpc.mpi import World
+from dhhpc.training.metrics import ClassificationCounts, Counts, SegmentationCounts
+from dhhpc.training.network import predict_any_size
+
+# Pixels of a batch's images: enough to keep the kernels busy, little enough for any memory.
+BATCH_PIXELS = 2**18
+
+
+def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[str, Any]:
+    """Evaluate whole images of `split`, each on one rank; inside their regions where the shards hold regions.
+
+    Args:
+        model: built, with its loss if the loss is wanted.
+        shards: of the task the model was made for.
+        split: "training", "validation" or "test".
+        world: every rank calls this; all get the result.
+
+    Returns:
+        samples; loss (mean over samples, regions or not) if the model has one; and the metrics of
+        `SegmentationCounts.results` or `ClassificationCounts.results`.
+
+    Raises:
+        DhhpcError: the split is empty or a shard is damaged.
+    """
+    counts = counts_for(shards)
+    pixels = math.prod(shards.sample_shape[1:])
+    loader = Loader(
+        shards, split, max(1, min(16, BATCH_PIXELS // pixels)), world.rank, world.size, shuffle=False
+    )
+    loss = np.zeros(2)
+    for batch in loader.epoch(0):
+        if not len(batch.indices):
+            continue
+        predictions = predict_any_size(model, batch.images)
+        counts.add(predictions, batch.targets, batch.regions)
+        value = sum(part.value(model.kernels, predictions, batch.targets) for part in model.losses)
+        loss += [value * len(batch.indices), len(batch.indices)]
+    counts.reduce(world)
+    world.allreduce_sum(loss)
+    results: dict[str, Any] = {"samples": int(loss[1])}
+    if model.losses:
+        results["loss"] = float(loss[0] / loss[1])
+    return results | counts.results()
+
+
+def counts_for(shards: ShardSet) -> Counts:
+    """Empty counts for the task of `shards`."""
+    if shards.task == "segmentation":
+        return SegmentationCounts(foreground_classes(shards.classes))
+    return ClassificationCounts(shards.classes)

@@ -1,0 +1,84 @@
+"""From an experiment to its network, and from a run folder to the trained one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dhhpc.data.shards import ShardSet
+from dhhpc.eddl import Model
+from dhhpc.errors import DhhpcError
+from dhhpc.mpi import World, cores_per_rank
+from dhhpc.training.experiment import Experiment
+from dhhpc.training.run_record import RunRecord
+
+Array = np.ndarray[Any, Any]
+
+
+class CreateNetwork(Protocol):
+    """Makes an unbuilt network by name: `dhhpc.zoo.create`, given by the floor above."""
+
+    def __call__(self, name: str, input_shape: Sequence[int], classes: int, **options: Any) -> Model: ...
+
+
+def create_network(experiment: Experiment, shards: ShardSet, create: CreateNetwork) -> Model:
+    """The unbuilt network of `experiment` for the samples of `shards`.
+
+    Raises:
+        DhhpcError: the network's name, an option, or the size of the images is wrong.
+    """
+    channels, height, width = shards.sample_shape
+    if experiment.data.patch is not None:
+        height, width = experiment.data.patch.size
+    network = experiment.network
+    return create(network.name, (channels, height, width), shards.target_channels, **network.options)
+
+
+def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Experiment, ShardSet]:
+    """The trained network of a finished run, its experiment, and the shards it was trained on.
+
+    Raises:
+        DhhpcError: the run is not finished, or its files or shards are missing or damaged.
+    """
+    if not record.model.is_file():
+        raise DhhpcError(f"{record.model}: no such file; finish the run with `dhhpc train ... --resume`")
+    experiment = Experiment.model_validate(record.content["experiment"])
+    shards = ShardSet(experiment.data.shards)
+    model = create_network(experiment, shards, create)
+    model.build(losses=[experiment.loss], seed=None)
+    model.load(record.model)
+    return model, experiment, shards
+
+
+def use_threads(world: World, requested: int | None) -> int:
+    """Let this rank compute with `requested` threads, by default its share of the machine's cores (at most
+    OMP_NUM_THREADS where that is set); returns how many. All ranks must call this."""
+    import dhhpc_kernels
+
+    cores = cores_per_rank(world)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    threads = requested or (min(cores, int(limit)) if limit.isdigit() and int(limit) else cores)
+    dhhpc_kernels.set_threads(threads)
+    return threads
+
+
+def predict_any_size(model: Model, images: Array) -> Array:
+    """The first output of `model` for images (n, C, H, W) of any size.
+
+    A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that
+    is, it divides the size the network was made for. So other sizes are reflected at the lower and right
+    border up to the largest power of two in that size, and the output is cut back.
+    """
+    height, width = images.shape[2:]
+    built = tuple(model.inputs[0].shape[1:])
+    if (height, width) == built:
+        return model.predict([images])[0]
+    multiple = min(extent & -extent for extent in built)
+    padding = [(0, -extent % multiple) for extent in (height, width)]
+    # Several passes where an image is smaller than its padding: NumPy reflects as often as it takes.
+    padded = np.pad(images, [(0, 0), (0, 0), *padding], mode="reflect")
+    output = model.predict([np.ascontiguousarray(padded)])[0]
+    return np.ascontiguousarray(output[:, :, :height, :width]) if output.ndim == 4 else output

@@ -1,0 +1,180 @@
+"""The run folder: what was run, where, and how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json, write_error, write_json
+from dhhpc.mpi import World
+
+RECORD, EVENTS, METRICS = "run.json", "events.jsonl", "metrics.json"
+SCHEMA_VERSION = 1
+PACKAGES = ("numpy", "numba", "mpi4py", "h5py", "onnx", "pydantic")
+
+
+class RunRecord:
+    """The files of one run folder; only rank 0 writes.
+
+    Args:
+        folder: made on the first write.
+        writes: whether this rank writes.
+
+    Attributes:
+        content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
+            "failed"), experiment, versions, commit, command, hosts, ranks, threads, slurm_job_id, started,
+            finished, kpis, history (a record of every epoch).
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self.writes = Path(folder), writes
+        self.content: dict[str, Any] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.npz"
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "model.onnx"
+
+    def has_results(self) -> bool:
+        """Whether an earlier run has left its record or checkpoints here."""
+        return (self.folder / RECORD).exists() or self.checkpoints.exists()
+
+    def update(self, **changes: Any) -> None:
+        """Change `content` and write run.json."""
+        self.content.update(changes)
+        if self.writes:
+            write_json(self.folder / RECORD, self.content)
+
+    def event(self, name: str, **values: Any) -> None:
+        """Append one line to events.jsonl: the time in UTC, the event's name and its values.
+
+        A line is written by one call, so a killed run leaves whole lines.
+        """
+        if not self.writes:
+            return
+        line = json.dumps({"time": now(), "event": name} | values, allow_nan=False) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / EVENTS, "a", encoding="utf-8", buffering=1) as file:
+                file.write(line)
+        except OSError as error:
+            raise write_error(self.folder / EVENTS, error) from error
+
+    def write_metrics(self, split: str, metrics: dict[str, Any]) -> None:
+        """Put the metrics of `split` into metrics.json, beside those of other splits."""
+        if self.writes:
+            write_json(self.folder / METRICS, self.metrics() | {split: metrics})
+
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: the metrics by split; empty before the first evaluation."""
+        path = self.folder / METRICS
+        return dict(read_json(path)) if path.exists() else {}
+
+
+def read_run(folder: Path | str) -> RunRecord:
+    """The record of an existing run folder.
+
+    Raises:
+        DhhpcError: it is none.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise DhhpcError(f"{folder}: no run folder (no {RECORD}); give the folder that `dhhpc train` wrote")
+    record = RunRecord(folder)
+    content = read_json(folder / RECORD)
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        raise DhhpcError(f"{folder / RECORD}: no run record of schema version {SCHEMA_VERSION}; train anew")
+    record.content = content
+    return record
+
+
+def find_runs(folder: Path | str) -> list[RunRecord]:
+    """All run folders below `folder` (itself included), by the time they started.
+
+    Raises:
+        DhhpcError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise DhhpcError(f"{folder}: no such folder; give the one that holds the runs")
+    found = []
+    for path in sorted(Path(folder).rglob(RECORD)):
+        with contextlib.suppress(DhhpcError):
+            found.append(read_run(path.parent))
+    return sorted(found, key=lambda record: str(record.content.get("started", "")))
+
+
+def provenance(world: World, threads: int) -> dict[str, Any]:
+    """Where and with what this run runs. All ranks must call this."""
+    return {
+        "ranks": world.size,
+        "threads": threads,
+        "hosts": sorted(set(world.allgather_object(world.host))),
+        "launcher": world.launcher.name,
+        "versions": versions(),
+        "commit": commit(),
+        "command": ["dhhpc", *sys.argv[1:]],
+        "processor": processor(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of dhhpc, Python and the packages that numbers depend on."""
+    found = {"dhhpc": package_version("dhhpc"), "python": platform.python_version()}
+    found |= {name: package_version(name) for name in PACKAGES}
+    return {name: number for name, number in found.items() if number}
+
+
+def package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def commit() -> str | None:
+    """The commit of the checkout that dhhpc runs from; None for an installed wheel or without git."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def processor() -> str:
+    """The name of the processor, as Linux tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,430 @@
+"""Training: every rank back-propagates its part of each batch, and the ranks learn together."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from dhhpc.data.loader import Loader
+from dhhpc.data.shards import ShardSet
+from dhhpc.errors import DhhpcError
+from dhhpc.mpi import World
+from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
+from dhhpc.training.evaluation import evaluate
+from dhhpc.training.experiment import Experiment, differences
+from dhhpc.training.network import CreateNetwork, create_network, use_threads
+from dhhpc.training.parallel import Meeting
+from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance, read_run
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+# What may change between a run and its resumption without changing what is computed.
+FREE_KEYS = ("epochs", "threads", "output", "name", "checkpoint", "data.shards", "data.threads")
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the run ends early, as asked, and can be resumed
+    """The run was asked to stop by a signal and has written a checkpoint."""
+
+
+def ignore(event: str, values: dict[str, Any]) -> None:
+    """A listener that does nothing."""
+
+
+def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet:
+    """Everything that can be checked before training; returns the shards.
+
+    Raises:
+        DhhpcError: shards are missing or damaged, the network does not fit them, there are fewer training
+            samples than ranks, or the batch cannot be divided.
+    """
+    shards = ShardSet(experiment.data.shards)
+    count = shards.count("training") * (experiment.data.patch.per_image if experiment.data.patch else 1)
+    if count < ranks:
+        raise DhhpcError(
+            f"{experiment.data.shards}: {count} training samples for {ranks} ranks; start at most {count} "
+            f"ranks or preprocess more images"
+        )
+    batch_size = experiment.rank_batch_size(ranks)
+    Loader(shards, "training", batch_size, 0, ranks, patch=experiment.data.patch)
+    create_network(experiment, shards, create).build(
+        experiment.optimizer.create(), [experiment.loss], experiment.metrics, seed=None
+    )
+    return shards
+
+
+def train(
+    experiment: Experiment,
+    world: World,
+    create: CreateNetwork,
+    resume: bool = False,
+    listen: Listener = ignore,
+) -> RunRecord:
+    """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
+
+    Args:
+        experiment: what to train; its `folder` becomes the run folder.
+        world: all its ranks call this with equal arguments.
+        create: makes the network, `dhhpc.zoo.create`.
+        resume: go on from the newest whole checkpoint of the run folder (from the start if there is none).
+            On as many ranks the result is that of a run never interrupted, bit for bit.
+        listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
+            "end" and their values.
+
+    Raises:
+        DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
+            experiment that differs; a full disk.
+        Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
+    """
+    trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
+    with trainer.stopping_on_signals():
+        return trainer.run(resume)
+
+
+class Trainer:
+    """One run on this rank."""
+
+    def __init__(
+        self, experiment: Experiment, world: World, create: CreateNetwork, listen: Listener = ignore
+    ) -> None:
+        self.started = time.perf_counter()
+        self.experiment, self.world, self.listen = experiment, world, listen
+        self.record = RunRecord(experiment.folder, writes=world.rank == 0)
+        self.folder = CheckpointFolder(self.record.checkpoints, experiment.checkpoint.keep)
+        self.shards = check(experiment, world.size, create)
+        self.threads = use_threads(world, experiment.threads)
+        self.batch_size = experiment.rank_batch_size(world.size)
+        self.loader = Loader(
+            self.shards,
+            "training",
+            self.batch_size,
+            world.rank,
+            world.size,
+            experiment.seed,
+            experiment.data.patch,
+            experiment.augmentations,
+            threads=experiment.data.threads,
+        )
+        self.model = create_network(experiment, self.shards, create)
+        self.optimizer = experiment.optimizer.create()
+        self.model.build(self.optimizer, [experiment.loss], experiment.metrics, seed=experiment.seed)
+        self.meeting = Meeting(world)
+        self.method = experiment.parallel.create(world, self.model, self.meeting)
+        self.history: list[dict[str, Any]] = []
+        self.earlier_seconds = 0.0
+        self.epoch, self.batch = 0, 0
+        self.sums = np.zeros(2 + len(experiment.metrics))
+        self.seconds = dict.fromkeys(("data", "compute", "validation", "checkpoint"), 0.0)
+
+    # -- the run -------------------------------------------------------------------------------------------
+
+    def run(self, resume: bool) -> RunRecord:
+        self.begin(resume)
+        experiment = self.experiment
+        try:
+            while self.epoch < experiment.epochs:
+                self.train_epoch()
+            self.end()
+        except DhhpcError as error:
+            with contextlib.suppress(DhhpcError):  # the first error is the one to tell
+                self.record.event("failure", message=str(error))
+                self.record.update(status="failed", finished=now())
+            raise
+        return self.record
+
+    def begin(self, resume: bool) -> None:
+        """Take up the run folder: a new one, or with `resume` an existing one at its newest checkpoint."""
+        found = self.world.broadcast_object(self.record.has_results())
+        if found and not resume:
+            raise DhhpcError(
+                f"{self.record.folder}: holds an earlier run; continue it with --resume, or choose another "
+                f"folder with --output"
+            )
+        content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.experiment.name,
+            "status": "running",
+            "started": now(),
+            "finished": None,
+            "resumed": 0,
+        }
+        if found:
+            content |= self.take_up()
+        content["experiment"] = self.experiment.model_dump(mode="json")
+        content |= provenance(self.world, self.threads)
+        content |= {
+            "samples": {split: self.shards.count(split) for split in self.shards.splits},
+            "parameters": self.model.parameter_count,
+        }
+        self.record.update(**content)
+        values = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "epochs": self.experiment.epochs,
+            "ranks": self.world.size,
+            "threads": self.threads,
+        }
+        self.record.event("resume" if found else "start", **values)
+        self.listen(
+            "start", values | {"batches": self.loader.batches_per_epoch, "folder": self.record.folder}
+        )
+
+    def take_up(self) -> dict[str, Any]:
+        """Continue the run in the folder; returns what its record keeps. All ranks get one checkpoint."""
+        problem, kept, checkpoint = None, {}, None
+        if self.world.rank == 0:
+            try:
+                if (self.record.folder / "run.json").exists():
+                    earlier = read_run(self.record.folder).content
+                    self.check_same(earlier["experiment"])
+                    kept = {"started": earlier["started"], "resumed": earlier.get("resumed", 0) + 1}
+                checkpoint = self.folder.newest(self.warn)
+                if checkpoint is not None:
+                    self.model.load_state(checkpoint.state, str(self.folder.folder / checkpoint.name))
+                    checkpoint.state = {}
+            except DhhpcError as error:
+                problem = str(error)
+        problem, kept, checkpoint = self.world.broadcast_object((problem, kept, checkpoint))
+        if problem:
+            raise DhhpcError(problem)
+        if checkpoint is not None:
+            self.continue_from(checkpoint)
+        return dict(kept)
+
+    def continue_from(self, checkpoint: Checkpoint) -> None:
+        """Take rank 0's model, and the position, of a checkpoint that rank 0 has loaded."""
+        optimizer = self.optimizer
+        for vector in (self.model.parameter_vector, self.model.statistics_vector, optimizer.state_vector):
+            if vector.size:
+                self.world.broadcast(vector)
+        optimizer.step_count = self.world.broadcast_object(optimizer.step_count)
+        global_batch = self.batch_size * self.world.size
+        seen = checkpoint.batch * checkpoint.global_batch
+        if seen % global_batch:
+            raise DhhpcError(
+                f"{self.folder.folder / checkpoint.name}: lies inside an epoch of batches of "
+                f"{checkpoint.global_batch} on {checkpoint.ranks} ranks, which batches of {global_batch} on "
+                f"{self.world.size} ranks do not meet; resume on {checkpoint.ranks} ranks"
+            )
+        self.epoch, self.batch = checkpoint.epoch, seen // global_batch
+        self.history = checkpoint.history
+        self.earlier_seconds = checkpoint.seconds
+        if self.world.rank == 0 and checkpoint.sums:
+            self.sums[:] = list(checkpoint.sums.values())
+
+    def check_same(self, earlier: dict[str, Any]) -> None:
+        """Refuse to continue another experiment."""
+        changed = [
+            key
+            for key in differences(earlier, self.experiment.model_dump(mode="json"))
+            if not key.startswith(FREE_KEYS)
+        ]
+        if changed:
+            raise DhhpcError(
+                f"{self.record.folder}: the run there was started with another {changed[0]}; set it back to "
+                f"resume, or choose another folder with --output"
+            )
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch, then validation and a checkpoint."""
+        epoch, first = self.epoch, self.batch
+        before = self.clock()
+        epoch_started = time.perf_counter()
+        self.train_batches()
+        self.method.end_of_epoch()
+        totals = self.sums.copy()
+        self.world.allreduce_sum(totals)
+        after = self.clock()
+        mine = {name: after[name] - before[name] for name in ("data", "compute", "communication", "wait")}
+        by_rank = self.world.allgather_object(mine)
+        seconds = time.perf_counter() - epoch_started
+        results = self.means(totals)
+        samples = min((self.batch - first) * self.batch_size * self.world.size, self.loader.count)
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            **results,
+            "learning_rate": self.optimizer.learning_rate,
+            "seconds": round(seconds, 4),
+            "samples_per_second": round(samples / seconds, 3),
+            "ranks": [{name: round(value, 4) for name, value in part.items()} for part in by_rank],
+        }
+        if self.shards.count("validation"):
+            started = time.perf_counter()
+            validation = evaluate(self.model, self.shards, "validation", self.world)
+            record["validation"] = without_details(validation)
+            record["validation_seconds"] = round(time.perf_counter() - started, 4)
+        self.history.append(record)
+        self.epoch, self.batch = epoch + 1, 0
+        self.sums[:] = 0
+        due = self.epoch % self.experiment.checkpoint.every_epochs == 0
+        if due or self.epoch == self.experiment.epochs or self.meeting.stop_agreed:
+            self.save_checkpoint()
+        self.record.event("epoch", **record)
+        self.record.update(history=self.history, kpis=self.kpis())
+        self.listen("epoch", record | {"epochs": self.experiment.epochs})
+        if self.meeting.stop_agreed and self.epoch < self.experiment.epochs:
+            self.stop()
+
+    def train_batches(self) -> None:
+        """The batches of the current epoch from `self.batch` on."""
+        loader, model = self.loader, self.model
+        batches = loader.epoch(self.epoch, self.batch)
+        base_rate = self.experiment.optimizer.learning_rate
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            fetched = time.perf_counter()
+            self.seconds["data"] += fetched - started
+            if batch is None:
+                return
+            samples = len(batch.indices)
+            # A batch takes the value at its end, so a warm-up does not begin with 0.
+            position = self.epoch + (self.batch + 1) / loader.batches_per_epoch
+            factor = self.experiment.schedule.factor(position, self.experiment.epochs)
+            self.optimizer.learning_rate = base_rate * factor
+            loss = 0.0
+            if samples:
+                results = model.compute_gradients([batch.images], [batch.targets])
+                loss = results["loss"]
+                self.sums += samples * np.array([1.0, *results.values()])
+                if not math.isfinite(loss):
+                    self.meeting.trouble = self.not_finite(loss)
+            computed = time.perf_counter()
+            self.method.after_gradients(samples, batch.global_count)
+            averaged = time.perf_counter()
+            if self.method.updates(samples):
+                model.apply_gradients()
+            else:
+                self.optimizer.step_count += 1  # as on the ranks that had samples
+            self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
+            same_everywhere = self.method.after_batch(samples, batch.global_count)
+            self.batch += 1
+            self.listen(
+                "batch",
+                {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches_per_epoch, "loss": loss},
+            )
+            if same_everywhere and self.meeting.stop_agreed and self.batch < loader.batches_per_epoch:
+                self.save_checkpoint()
+                self.stop()
+
+    def end(self) -> None:
+        """Write the trained model: the best checkpoint's or the last parameters, as .npz and ONNX."""
+        if self.world.rank == 0:
+            from dhhpc.eddl import export_onnx
+
+            best = self.folder.best() if self.experiment.checkpoint.select == "best" else None
+            chosen = self.epoch
+            if best is not None:
+                checkpoint = self.folder.load(best)
+                self.model.load_state(checkpoint.state, str(best))
+                chosen = checkpoint.epoch
+            self.model.save(self.record.model)
+            export_onnx(self.model, self.record.onnx)
+            if self.history and "validation" in self.history[chosen - 1]:
+                self.record.write_metrics("validation", self.history[chosen - 1]["validation"])
+            self.record.update(status="finished", finished=now(), selected_epoch=chosen - 1, kpis=self.kpis())
+        self.world.barrier()
+        self.record.event("end", seconds=round(self.total_seconds(), 3))
+        self.listen("end", {"seconds": self.total_seconds(), "folder": self.record.folder})
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """While inside, SIGTERM and SIGUSR1 ask for a checkpoint at the next averaging, and the end."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.meeting.stop_requested = True
+
+        handlers = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        values = {"epoch": self.epoch, "batch": self.batch}
+        self.record.event("stop", **values)
+        self.record.update(status="stopped", finished=now(), kpis=self.kpis())
+        self.listen("stop", values)
+        raise Stopped
+
+    def save_checkpoint(self) -> None:
+        """Rank 0 writes a checkpoint at the current position; all ranks hold the same state here."""
+        started = time.perf_counter()
+        sums = self.sums.copy()
+        self.world.allreduce_sum(sums)
+        if self.world.rank == 0:
+            names = ["samples", "loss", *self.experiment.metrics]
+            checkpoint = Checkpoint(
+                epoch=self.epoch,
+                batch=self.batch,
+                ranks=self.world.size,
+                global_batch=self.batch_size * self.world.size,
+                state=self.model.state(),
+                history=self.history,
+                sums=dict(zip(names, sums.tolist(), strict=True)) if self.batch else {},
+                seconds=self.total_seconds(),
+                score=self.score() if self.batch == 0 else None,
+            )
+            path = self.folder.save(checkpoint)
+            self.record.event("checkpoint", file=path.name, score=checkpoint.score)
+            self.listen("checkpoint", {"path": path})
+        self.seconds["checkpoint"] += time.perf_counter() - started
+
+    def score(self) -> float | None:
+        """The monitored metric of the last epoch, larger is better; None without a validation split."""
+        validation = self.history[-1].get("validation")
+        if validation is None:
+            return None
+        usual = "dice" if self.shards.task == "segmentation" else "accuracy"
+        monitor = self.experiment.checkpoint.monitor or usual
+        value = validation.get(monitor)
+        if value is None:
+            return None
+        return -float(value) if monitor == "loss" else float(value)
+
+    def clock(self) -> dict[str, float]:
+        """Seconds of this rank so far: data, compute, communication, wait, validation, checkpoint."""
+        wait = self.meeting.wait_seconds
+        return self.seconds | {"communication": self.world.seconds - wait, "wait": wait}
+
+    def means(self, totals: np.ndarray[Any, Any]) -> dict[str, float]:
+        names = ["loss", *self.experiment.metrics]
+        return {name: float(total / totals[0]) for name, total in zip(names, totals[1:], strict=True)}
+
+    def not_finite(self, loss: float) -> str:
+        return (
+            f"epoch {self.epoch + 1}, batch {self.batch + 1}: the loss is {loss} on rank {self.world.rank} "
+            f"of {self.world.size}; lower optimizer.learning_rate or look for bad values in the shards"
+        )
+
+    def warn(self, message: str) -> None:
+        self.record.event("warning", message=message)
+        self.listen("warning", {"message": message})
+
+    def total_seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def kpis(self) -> dict[str, Any]:
+        """totm (seconds of the training procedure so far, DeepHealth D1.1), throughput, messages, bytes."""
+        seconds = sum(record["seconds"] for record in self.history)
+        samples = sum(record["seconds"] * record["samples_per_second"] for record in self.history)
+        return {
+            "totm": round(self.total_seconds(), 4),
+            "samples_per_second": round(samples / seconds, 3) if seconds else None,
+            "messages": self.world.messages,
+            "bytes_sent": self.world.bytes_sent,
+        }
+
+
+def without_details(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The single numbers among the metrics."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, dict | list)}
