@@ -1,0 +1,25 @@
+"""Batch systems: site configs, job scripts and schedulers. Knows command lines and files, never networks."""
+
+from dhhpc.batch.jobs import JobRecord, JobStatus, find_job, job_records
+from dhhpc.batch.request import JobRequest
+from dhhpc.batch.schedulers import Scheduler, read_statuses, scheduler_for
+from dhhpc.batch.script import render_script
+from dhhpc.batch.site import Site, read_site, site_files
+from dhhpc.batch.submission import preview, submit
+
+__all__ = [
+    "JobRecord",
+    "JobRequest",
+    "JobStatus",
+    "Scheduler",
+    "Site",
+    "find_job",
+    "job_records",
+    "preview",
+    "read_site",
+    "read_statuses",
+    "render_script",
+    "scheduler_for",
+    "site_files",
+    "submit",
+]

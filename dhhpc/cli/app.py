@@ -9,7 +9,18 @@ import typer
 
 from dhhpc.errors import DhhpcError
 
-VERBS: tuple[str, ...] = ("train", "evaluate", "export", "runs", "dataset", "preprocess")
+VERBS: tuple[str, ...] = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "runs",
+    "dataset",
+    "preprocess",
+    "submit",
+    "jobs",
+    "site",
+)
 
 app = typer.Typer(
     name="dhhpc",

@@ -1,0 +1,137 @@
+"""Records of the jobs a user has submitted: a numbered folder each, with script, log and `job.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json, write_error, write_json
+
+RECORD = "job.json"
+# The states in which a job will still change by itself, in SLURM's words (squeue(1), "Job State Codes").
+UNFINISHED = frozenset(
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "SUSPENDED",
+        "STOPPED",
+        "REQUEUED",
+        "RESIZING",
+        "STAGE_OUT",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One submitted job.
+
+    Attributes:
+        id: what its scheduler calls it.
+        name, site, scheduler: as submitted.
+        folder: the absolute path of its record folder.
+        log: the absolute path of the file with its output.
+        arguments: the command line after `dhhpc`.
+        nodes, ranks: how many.
+        submitted: the time, ISO 8601 with its offset from UTC.
+    """
+
+    id: str
+    name: str
+    site: str
+    scheduler: str
+    folder: str
+    log: str
+    arguments: list[str]
+    nodes: int
+    ranks: int
+    submitted: str
+
+    @property
+    def script(self) -> Path:
+        return Path(self.folder) / "job.sh"
+
+    def write(self) -> None:
+        write_json(Path(self.folder) / RECORD, asdict(self))
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands.
+
+    Attributes:
+        state: in SLURM's words; UNKNOWN when its scheduler has forgotten it.
+        exit_code: once it is over; 128 plus the number of the signal that ended it.
+    """
+
+    state: str
+    exit_code: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state not in UNFINISHED
+
+
+def records_folder() -> Path:
+    """The user's folder of job records (XDG base directories, "state")."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "dhhpc" / "jobs"
+
+
+def new_job_folder() -> Path:
+    """Make the next numbered record folder.
+
+    Raises:
+        DhhpcError: it cannot be made.
+    """
+    parent = records_folder()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+        while True:
+            try:
+                (parent / str(number)).mkdir()
+                return parent / str(number)
+            except FileExistsError:  # another submission took it
+                number += 1
+    except OSError as error:
+        raise write_error(parent, error) from error
+
+
+def job_records() -> Iterator[JobRecord]:
+    """The user's jobs, newest first. Folders without a record, of submissions cut short, are passed over."""
+    parent = records_folder()
+    folders = [path for path in parent.glob("*") if path.name.isdigit() and (path / RECORD).is_file()]
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        yield read_record(folder)
+
+
+def read_record(folder: Path) -> JobRecord:
+    value = read_json(folder / RECORD)
+    try:
+        return JobRecord(**value)
+    except TypeError:
+        known = ", ".join(value) if isinstance(value, dict) else json.dumps(value)
+        raise DhhpcError(
+            f"{folder / RECORD}: is no job record (it holds {known}); remove that folder"
+        ) from None
+
+
+def find_job(identifier: str) -> JobRecord:
+    """The newest job of that id: a new cluster may hand out ids anew.
+
+    Raises:
+        DhhpcError: there is none.
+    """
+    for record in job_records():
+        if record.id == identifier:
+            return record
+    raise DhhpcError(
+        f"{identifier}: no such job in {records_folder()}; `dhhpc jobs list` shows the known ones"
+    )

@@ -1,0 +1,34 @@
+"""Schedulers behind one interface: a class each, and a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.schedulers.base import Scheduler
+from dhhpc.batch.schedulers.local import LocalScheduler
+from dhhpc.batch.schedulers.slurm import SlurmScheduler
+from dhhpc.errors import DhhpcError
+
+SCHEDULERS: dict[str, type[Scheduler]] = {"local": LocalScheduler, "slurm": SlurmScheduler}
+
+
+def scheduler_for(name: str) -> Scheduler:
+    """The scheduler of that name ("local" or "slurm"), as site configs and job records give it."""
+    return SCHEDULERS[name]()
+
+
+def read_statuses(jobs: Sequence[JobRecord]) -> list[JobStatus]:
+    """Where each job stands, each scheduler asked once; UNREACHABLE when one does not answer here."""
+    found: dict[int, JobStatus] = {}
+    for name in {job.scheduler for job in jobs}:
+        positions = [position for position, job in enumerate(jobs) if job.scheduler == name]
+        try:
+            statuses = scheduler_for(name).statuses([jobs[position] for position in positions])
+        except DhhpcError:
+            statuses = [JobStatus("UNREACHABLE")] * len(positions)
+        found |= dict(zip(positions, statuses, strict=True))
+    return [found[position] for position in range(len(jobs))]
+
+
+__all__ = ["SCHEDULERS", "LocalScheduler", "Scheduler", "SlurmScheduler", "read_statuses", "scheduler_for"]

@@ -1,0 +1,59 @@
+"""What every scheduler can do."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.errors import DhhpcError
+
+
+class Scheduler(ABC):
+    """Runs job scripts; one instance speaks for one kind of scheduler on this machine."""
+
+    @abstractmethod
+    def check_usable(self, site: str) -> None:
+        """Raise DhhpcError when this machine cannot submit to the site; names the mend."""
+
+    @abstractmethod
+    def command(self, script: Path) -> list[str]:
+        """The command line that submits `script`, for people to read or repeat."""
+
+    @abstractmethod
+    def submit(self, script: Path, log: Path) -> str:
+        """Submit `script`, whose output goes to `log`; the job's id.
+
+        Raises:
+            DhhpcError: the scheduler refuses it, with its own words.
+        """
+
+    @abstractmethod
+    def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
+        """Where each of `jobs` stands."""
+
+    @abstractmethod
+    def cancel(self, job: JobRecord) -> None:
+        """End a job that is waiting or running.
+
+        Raises:
+            DhhpcError: it cannot be ended.
+        """
+
+    def status(self, job: JobRecord) -> JobStatus:
+        return self.statuses([job])[0]
+
+    def wait(self, job: JobRecord, timeout: float, poll: float = 0.2) -> JobStatus:
+        """Poll until `job` is over; `timeout` and `poll` in seconds.
+
+        Raises:
+            DhhpcError: it is not over in time.
+        """
+        end = time.monotonic() + timeout
+        while not (status := self.status(job)).finished:
+            if time.monotonic() > end:
+                raise DhhpcError(f"job {job.id}: still {status.state} after {timeout:g} s; see {job.log}")
+            time.sleep(poll)
+        return status
