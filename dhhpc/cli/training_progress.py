@@ -53,10 +53,9 @@ def print_line(line: str) -> None:
 def print_event(event: str, values: dict[str, Any], write: Callable[[str], None]) -> None:
     """The events that are worth a line."""
     if event == "start":
-        where = (
-            f"from epoch {values['epoch'] + 1}" if values["epoch"] or values["batch"] else "from the start"
-        )
-        ranks = f"{values['ranks']} rank{'s' if values['ranks'] > 1 else ''} x {values['threads']} threads"
+        begun = values["epoch"] or values["batch"]
+        where = f"from epoch {values['epoch'] + 1}" if begun else "from the start"
+        ranks = f"{plural(values['ranks'], 'rank')} x {plural(values['threads'], 'thread')}"
         write(f"training into {values['folder']} {where}: {values['epochs']} epochs on {ranks}")
     elif event == "epoch":
         write(epoch_line(values))
@@ -74,3 +73,7 @@ def epoch_line(values: dict[str, Any]) -> str:
         if validation.get(name) is not None:
             parts.append(f"validation {name} {validation[name]:.4f}")
     return ", ".join([*parts, f"{values['seconds']:.1f} s, {values['samples_per_second']:.1f} samples/s"])
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

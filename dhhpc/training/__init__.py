@@ -3,6 +3,7 @@
 from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment, read_experiment
 from dhhpc.training.network import load_network, use_threads
+from dhhpc.training.prediction import predict
 from dhhpc.training.run_record import RunRecord, find_runs, read_run
 from dhhpc.training.trainer import Stopped, check, train
 
@@ -14,6 +15,7 @@ __all__ = [
     "evaluate",
     "find_runs",
     "load_network",
+    "predict",
     "read_experiment",
     "read_run",
     "train",

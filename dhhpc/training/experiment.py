@@ -218,9 +218,9 @@ def with_override(experiment: Experiment, override: str) -> Experiment:
         if first["type"] == "extra_forbidden":
             known = known_keys(Experiment, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-            mend = (
-                f"did you mean `{'.'.join([*parents, near[0]])}`?" if near else f"it has {', '.join(known)}"
-            )
+            parts = key.split(".")
+            right = ".".join([*parts[: parts.index(str(first["loc"][-1]))], *near])
+            mend = f"did you mean `{right}`?" if near else f"it has {', '.join(known)}"
             raise DhhpcError(f"--set {override}: unknown key; {mend}") from None
         raise DhhpcError(f"--set {override}: {first['msg'].removeprefix('Value error, ')}") from None
 

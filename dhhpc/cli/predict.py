@@ -1,0 +1,45 @@
+"""`dhhpc predict`: masks or classes of new images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(predict)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="The run folder that `dhhpc train` wrote.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Image files, folders of a DICOM series each, or folders of shards.")
+    ],
+    output: Annotated[Path, typer.Option(help="The folder for the results.")],
+    split: Annotated[str, typer.Option(help="Which split of folders of shards.")] = "test",
+    ranks: Annotated[int | None, typer.Option(help="Start this many MPI ranks on this machine.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each rank.")] = None,
+) -> None:
+    """Predict masks (PNG, NIfTI for volumes) or classes (predictions.json).
+
+    Images go through the pipeline of the training's preprocessing; masks come back on the grid of the input.
+
+    Example: dhhpc predict runs/lungs scan-17/ scan-18.nii.gz --output masks
+    """
+    import sys
+
+    from dhhpc import zoo
+    from dhhpc.mpi import connect, failing_together, launch
+    from dhhpc.training import load_network, predict, read_run, use_threads
+
+    record = read_run(run)
+    if ranks is not None:
+        load_network(record, zoo.create)
+        raise typer.Exit(launch(ranks, sys.argv[1:]))
+    world = connect()
+    with failing_together(world):
+        use_threads(world, threads)
+        model, _, shards = load_network(record, zoo.create)
+        predict(model, shards, inputs, output, world, split, report=print)
