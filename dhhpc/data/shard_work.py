@@ -96,7 +96,7 @@ class ShardWork:
                             dataset[row]  # checks the checksum of every chunk
                         shape = dataset.shape[1:] if name == "images" else shape
                     skipped = [SkippedImage.model_validate_json(text) for text in file["skipped"].asstr()[:]]
-                    samples = len(file["ids"]) if "ids" in file else 0
+                    samples = len(file["ids"])
                     if self.recipe.skip_damaged or not skipped:
                         return Outcome(record_of(path, shard.split, samples), shape, skipped)
         except DhhpcError:

@@ -145,6 +145,7 @@ class ShardWriter:
     def __init__(self, file: h5py.File, guard: GuardedFile, dtype: str) -> None:
         self._file, self._guard, self._dtype = file, guard, dtype
         self.samples = 0
+        file.create_dataset("ids", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(256,))
 
     def append(self, image: Array, target: Array, region: Array | None, identifier: str) -> None:
         """Add one sample.
@@ -160,7 +161,7 @@ class ShardWriter:
         self._add("masks" if target.ndim == 2 else "labels", target, "uint8")
         if region is not None:
             self._add("regions", region, "uint8")
-        ids = self._file.require_dataset("ids", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(256,))
+        ids = self._file["ids"]
         ids.resize(self.samples + 1, axis=0)
         ids[self.samples] = identifier
         self.samples += 1
