@@ -20,6 +20,7 @@ VERBS: tuple[str, ...] = (
     "submit",
     "jobs",
     "site",
+    "usecase",
 )
 
 app = typer.Typer(

@@ -2,10 +2,10 @@
 
 DRIVE has 20 training and 20 test photographs of the fundus, 565 x 584 RGB, with an expert's vessel masks and
 the field of view in which the published figures count (F1 0.8142 and AUC 0.9755 for U-Net: DeepHealth D1.1,
-section 3.1). The images are not part of dhhpc; the folder must hold
+section 3.1). The images are not part of dhhpc; the folder must hold, for each,
 
-    training/images/21_training.tif …  training/1st_manual/21_manual1.gif …  training/mask/21_training_mask.gif
-    test/images/01_test.tif …          test/1st_manual/01_manual1.gif …      test/mask/01_test_mask.gif
+    training/images/21_training.tif  training/1st_manual/21_manual1.gif  training/mask/21_training_mask.gif
+    test/images/01_test.tif          test/1st_manual/01_manual1.gif      test/mask/01_test_mask.gif
 """
 
 from __future__ import annotations
