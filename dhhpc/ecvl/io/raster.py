@@ -82,7 +82,7 @@ def array_of(page: PIL.Image.Image) -> np.ndarray:
 
 
 def palette_colors(page: PIL.Image.Image) -> np.ndarray:
-    """What a palette shows: (H, W) gray levels where all colours are gray, else RGB, or RGBA if see-through."""
+    """What a palette shows: (H, W) gray levels if all colours are gray, else RGB, or RGBA if see-through."""
     array = np.array(page.convert("RGBA"))
     if (array[..., 3] != 255).any():
         return array
