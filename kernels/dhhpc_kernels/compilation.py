@@ -67,8 +67,8 @@ def compile_kernel(function: Function) -> Function:
     configured = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder) if folder else configured
     try:
-        return numba.njit(
-            nogil=True, cache=folder is not None, fastmath=_FAST_MATH, error_model="numpy"
-        )(function)
+        return numba.njit(nogil=True, cache=folder is not None, fastmath=_FAST_MATH, error_model="numpy")(
+            function
+        )
     finally:
         numba.config.CACHE_DIR = configured

@@ -6,7 +6,7 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.exponential import exponential
 
 F = np.float32
-_BLOCK = 512  # pixels whose softmax is taken at once: their temporaries stay in the first-level cache
+BLOCK = 512  # pixels whose softmax is taken at once: their temporaries stay in the first-level cache
 
 
 def flat(array: np.ndarray) -> np.ndarray:
@@ -20,67 +20,92 @@ def planes(array: np.ndarray) -> np.ndarray:
 
 
 @compile_kernel
-def _relu_backward(out, grad_out, grad_x):
+def _relu_forward(x: np.ndarray, out: np.ndarray) -> None:
+    for i in range(x.size):
+        out[i] = F(0) if x[i] <= F(0) else x[i]
+
+
+@compile_kernel
+def _relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
     for i in range(out.size):
         grad_x[i] = F(0) if out[i] <= F(0) else grad_out[i]
 
 
 @compile_kernel
-def _sigmoid_forward(x, out):
+def _sigmoid_forward(x: np.ndarray, out: np.ndarray) -> None:
     for i in range(x.size):
         out[i] = F(1) / (F(1) + exponential(-x[i]))
 
 
 @compile_kernel
-def _sigmoid_backward(out, grad_out, grad_x):
+def _sigmoid_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
     for i in range(out.size):
         grad_x[i] = grad_out[i] * out[i] * (F(1) - out[i])
 
 
 @compile_kernel
-def _softmax_forward(x, out):
-    batch, channels, length = x.shape
-    largest = np.empty(_BLOCK, np.float32)
-    total = np.empty(_BLOCK, np.float32)
-    for n in range(batch):
-        for first in range(0, length, _BLOCK):
-            size = min(_BLOCK, length - first)
-            for i in range(size):
-                largest[i] = x[n, 0, first + i]
-                total[i] = F(0)
-            for c in range(1, channels):
-                for i in range(size):
-                    value = x[n, c, first + i]
-                    largest[i] = value if value > largest[i] else largest[i]
-            for c in range(channels):
-                for i in range(size):
-                    value = exponential(x[n, c, first + i] - largest[i])
-                    out[n, c, first + i] = value
-                    total[i] += value
-            for c in range(channels):
-                for i in range(size):
-                    out[n, c, first + i] /= total[i]
+def column_maxima(x: np.ndarray, n: int, first: int, size: int, maxima: np.ndarray) -> None:
+    """maxima[i] = the largest over all channels of x[n, :, first + i], i below size."""
+    line = x[n, 0, first : first + size]
+    for i in range(size):
+        maxima[i] = line[i]
+    for c in range(1, x.shape[1]):
+        line = x[n, c, first : first + size]
+        for i in range(size):
+            maxima[i] = line[i] if line[i] > maxima[i] else maxima[i]
 
 
 @compile_kernel
-def _softmax_backward(out, grad_out, grad_x):
-    batch, channels, length = out.shape
-    total = np.empty(_BLOCK, np.float32)
+def _softmax_forward(x: np.ndarray, out: np.ndarray) -> None:
+    batch, channels, length = x.shape
+    largest = np.empty(BLOCK, np.float32)
+    total = np.empty(BLOCK, np.float32)
     for n in range(batch):
-        for first in range(0, length, _BLOCK):
-            size = min(_BLOCK, length - first)
-            total[:size] = F(0)
+        for first in range(0, length, BLOCK):
+            size = min(BLOCK, length - first)
+            column_maxima(x, n, first, size, largest)
+            for i in range(size):
+                total[i] = F(0)
             for c in range(channels):
+                source = x[n, c, first : first + size]
+                target = out[n, c, first : first + size]
                 for i in range(size):
-                    total[i] += out[n, c, first + i] * grad_out[n, c, first + i]
+                    value = exponential(source[i] - largest[i])
+                    target[i] = value
+                    total[i] += value
+            for i in range(size):
+                total[i] = F(1) / total[i]
             for c in range(channels):
+                target = out[n, c, first : first + size]
                 for i in range(size):
-                    grad_x[n, c, first + i] = out[n, c, first + i] * (grad_out[n, c, first + i] - total[i])
+                    target[i] *= total[i]
+
+
+@compile_kernel
+def _softmax_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+    batch, channels, length = out.shape
+    total = np.empty(BLOCK, np.float32)
+    for n in range(batch):
+        for first in range(0, length, BLOCK):
+            size = min(BLOCK, length - first)
+            for i in range(size):
+                total[i] = F(0)
+            for c in range(channels):
+                probability = out[n, c, first : first + size]
+                gradient = grad_out[n, c, first : first + size]
+                for i in range(size):
+                    total[i] += probability[i] * gradient[i]
+            for c in range(channels):
+                probability = out[n, c, first : first + size]
+                gradient = grad_out[n, c, first : first + size]
+                target = grad_x[n, c, first : first + size]
+                for i in range(size):
+                    target[i] = probability[i] * (gradient[i] - total[i])
 
 
 def relu_forward(x: np.ndarray, out: np.ndarray) -> None:
     """out = max(x, 0), float32 of any shape. NaN stays NaN."""
-    np.maximum(x, F(0), out=out)
+    _relu_forward(flat(x), flat(out))
 
 
 def relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:

@@ -16,7 +16,13 @@ _NO_BIAS = np.empty(0, np.float32)
 
 @functools.lru_cache(maxsize=1024)
 def _forward_plan(
-    x_channels: int, weight_shape: Shape, out_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x_channels: int,
+    weight_shape: Shape,
+    out_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
 ) -> Plan:
     """The correlation of x with the weights: one plane a channel and phase of the stride that a tap touches."""
     kernels, channels, height, width = weight_shape
@@ -132,7 +138,9 @@ def _correlate(
     """Pack the weights, then share the stripes of all samples out to the threads."""
     size = correlation.packed_weights_size(plan)
     packed, workspace = workspace[:size], workspace[size:]
-    grouped = weight.reshape(plan.groups, -1, *weight.shape[1:2], weight.shape[2] * weight.shape[3], copy=False)
+    grouped = weight.reshape(
+        plan.groups, -1, *weight.shape[1:2], weight.shape[2] * weight.shape[3], copy=False
+    )
     correlation.pack_weights(grouped, packed, plan, source_first)
     part = _correlation_part(plan)
     units = source.shape[0] * -(-plan.grid_rows // plan.stripe_rows)

@@ -39,7 +39,9 @@ class Plan(NamedTuple):
     target_starts: np.ndarray  # (phases, 2) target row and column of the grid's first pixel; may be outside
     taps: np.ndarray  # (all taps,) index r*S + s of each phase's taps, phase after phase
     tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
-    offsets: np.ndarray  # (source_channels * all taps + padding,) phase after phase, channels outer, taps inner
+    offsets: (
+        np.ndarray
+    )  # (source_channels * all taps + padding,) phase after phase, channels outer, taps inner
 
 
 def blocks(channels: int) -> int:
@@ -153,16 +155,21 @@ def _pack_planes(image: np.ndarray, packed: np.ndarray, plan: Plan, first_row: i
                 y = (first_row + row) * step_y + plan.source_starts[which, 0]
                 line = packed[place : place + pitch]
                 if y < 0 or y >= height:
-                    line[:] = F(0)
+                    for i in range(pitch):
+                        line[i] = F(0)
                 else:
-                    line[:left] = F(0)
-                    line[right:] = F(0)
-                    source = image[channel, y]
+                    for i in range(left):
+                        line[i] = F(0)
+                    source = image[channel, y, left * step_x + start :]
+                    inside = line[left:right]
                     if step_x == 1:
-                        line[left:right] = source[left + start : right + start]
+                        for i in range(inside.size):
+                            inside[i] = source[i]
                     else:
-                        for column in range(left, right):
-                            line[column] = source[column * step_x + start]
+                        for i in range(inside.size):
+                            inside[i] = source[i * step_x]
+                    for i in range(right, pitch):
+                        line[i] = F(0)
                 place += pitch
             # What vectors read beyond the last row must be a number: it is multiplied by 0.
             packed[place : (channel * len(plan.source_starts) + which + 1) * plan.plane] = F(0)
@@ -181,14 +188,15 @@ def _store_rows(
     for row in range(rows):
         y = (first_row + row) * step_y + plan.target_starts[phase, 0]
         if 0 <= y < height:
-            line = run[row * plan.pitch : (row + 1) * plan.pitch]
-            target = out[y]
+            # Indices from 0 of a slice: Numba then needs no test for negative ones, and the loop vectorises.
+            line = run[row * plan.pitch + left : row * plan.pitch + right]
+            target = out[y, left * step_x + start :]
             if step_x == 1:
-                for column in range(left, right):
-                    target[column + start] = line[column] + bias
+                for i in range(line.size):
+                    target[i] = line[i] + bias
             else:
-                for column in range(left, right):
-                    target[column * step_x + start] = line[column] + bias
+                for i in range(line.size):
+                    target[i * step_x] = line[i] + bias
 
 
 @compile_kernel

@@ -15,10 +15,10 @@ _EXACT = {"contract", "nsz"}
 
 
 @njit(fastmath=_EXACT)
-def exponential(x):
-    """exp(x); 0 and infinity beyond float32's range, NaN for NaN."""
+def exponential(x: np.float32) -> np.float32:
+    """exp(x): infinity above float32's range, 0 below its normal numbers (x < -86.9), NaN for NaN."""
     x = F(89.0) if x > F(89.0) else x
-    x = F(-105.0) if x < F(-105.0) else x
+    x = F(-87.3) if x < F(-87.3) else x
     n = np.floor(x * F(1.44269504088896341) + F(0.5))
     r = x - n * F(0.693359375) + n * F(2.12194440e-4)
     p = F(1.9875691500e-4)
@@ -30,21 +30,20 @@ def exponential(x):
     p = p * (r * r) + r + F(1.0)
     # NaN has no integer; any will do, as p is NaN then.
     exponent = I(n) if n == n else I(0)
-    # Two factors, because 2**128 and 2**-140 are no normal float32 while their halves' product is right.
-    half = exponent >> I(1)
-    first = I((half + I(127)) << I(23)).view(np.float32)
-    second = I((exponent - half + I(127)) << I(23)).view(np.float32)
-    return p * first * second
+    # 2**(n - 1), because 2**128 is no float32 while its half times p may be. A product and not a shift, which
+    # Numba would take in 64 bits.
+    half = I(I(exponent + I(126)) * I(1 << 23)).view(np.float32)
+    return p * half * F(2.0)
 
 
 @njit(fastmath=_EXACT)
-def logarithm(x):
+def logarithm(x: np.float32) -> np.float32:
     """log(x) for normal positive x; NaN for NaN. Callers keep smaller x away."""
     bits = F(x).view(np.int32)
-    exponent = (bits >> I(23)) - I(126)
+    exponent = F(I((I(bits >> I(23))) - I(126)))
     mantissa = I((bits & I(0x007FFFFF)) | I(0x3F000000)).view(np.float32)  # in [0.5, 1)
     low = mantissa < F(0.707106781186547524)
-    e = F(exponent - I(1)) if low else F(exponent)
+    e = exponent - F(1.0) if low else exponent
     r = mantissa + mantissa - F(1.0) if low else mantissa - F(1.0)
     z = r * r
     p = F(7.0376836292e-2)

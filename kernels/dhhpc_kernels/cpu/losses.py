@@ -1,7 +1,7 @@
 """Losses: the mean over the batch of each sample's loss, and its gradient by the prediction in the same call.
 
 A sample's loss is a mean over its own pixels (and channels where said), so averaging gradients over ranks
-with equal batches is exact. Loss sums are float64.
+with equal batches is exact. Losses are summed in float32 over blocks of pixels and in float64 over the blocks.
 """
 
 import math
@@ -9,104 +9,127 @@ import math
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import flat, planes
+from dhhpc_kernels.cpu.activations import BLOCK, column_maxima, flat, planes
 from dhhpc_kernels.cpu.exponential import exponential, logarithm
 
 F = np.float32
 D = np.float64
-_BLOCK = 512
-# As PyTorch's binary_cross_entropy: no logarithm below -100, no division by less than 1e-12.
+# As PyTorch's binary_cross_entropy: the logarithm of (almost) 0 is -100, no division by less than 1e-12.
 _LEAST_LOGARITHM = np.float32(-100.0)
 _LEAST_DIVISOR = np.float32(1e-12)
 _LEAST_NORMAL = np.float32(1.1754944e-38)
 
 
 @compile_kernel
-def _clamped_logarithm(x):
+def _clamped_logarithm(x: np.float32) -> np.float32:
     """log(x), -100 for x near 0; NaN for NaN."""
-    return _LEAST_LOGARITHM if x < _LEAST_NORMAL else max(logarithm(x), _LEAST_LOGARITHM)
+    return _LEAST_LOGARITHM if x < _LEAST_NORMAL else logarithm(x)
 
 
 @compile_kernel
-def _softmax_cross_entropy(logits, targets, grad, scale):
+def _softmax_cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, grad: np.ndarray, scale: np.float32
+) -> np.float64:
     batch, channels, length = logits.shape
-    largest = np.empty(_BLOCK, np.float32)
-    total = np.empty(_BLOCK, np.float32)
-    mass = np.empty(_BLOCK, np.float32)
-    dot = np.empty(_BLOCK, np.float32)
+    largest = np.empty(BLOCK, np.float32)
+    total = np.empty(BLOCK, np.float32)
+    mass = np.empty(BLOCK, np.float32)
+    dot = np.empty(BLOCK, np.float32)
     loss = D(0)
     for n in range(batch):
-        for first in range(0, length, _BLOCK):
-            size = min(_BLOCK, length - first)
+        for first in range(0, length, BLOCK):
+            size = min(BLOCK, length - first)
+            column_maxima(logits, n, first, size, largest)
             for i in range(size):
-                largest[i] = logits[n, 0, first + i]
                 total[i] = F(0)
                 mass[i] = F(0)
                 dot[i] = F(0)
-            for c in range(1, channels):
-                for i in range(size):
-                    value = logits[n, c, first + i]
-                    largest[i] = value if value > largest[i] else largest[i]
             for c in range(channels):
+                logit = logits[n, c, first : first + size]
+                target = targets[n, c, first : first + size]
+                output = grad[n, c, first : first + size]
                 for i in range(size):
-                    shifted = logits[n, c, first + i] - largest[i]
-                    target = targets[n, c, first + i]
+                    shifted = logit[i] - largest[i]
                     value = exponential(shifted)
-                    grad[n, c, first + i] = value
+                    output[i] = value
                     total[i] += value
-                    mass[i] += target
-                    dot[i] += target * shifted if target != F(0) else F(0)
+                    mass[i] += target[i]
+                    # A class of target 0 adds nothing, even where its logit is minus infinity.
+                    dot[i] += F(0) if target[i] == F(0) else target[i] * shifted
             for i in range(size):
                 loss += D(mass[i] * logarithm(total[i]) - dot[i])
                 total[i] = mass[i] * scale / total[i]
             for c in range(channels):
+                target = targets[n, c, first : first + size]
+                output = grad[n, c, first : first + size]
                 for i in range(size):
-                    grad[n, c, first + i] = (
-                        grad[n, c, first + i] * total[i] - targets[n, c, first + i] * scale
-                    )
+                    output[i] = output[i] * total[i] - target[i] * scale
     return loss
 
 
 @compile_kernel
-def _cross_entropy(probabilities, targets, grad, scale):
+def _cross_entropy(
+    probabilities: np.ndarray, targets: np.ndarray, grad: np.ndarray, scale: np.float32
+) -> np.float64:
     loss = D(0)
-    for i in range(grad.size):
-        probability = probabilities[i]
-        target = targets[i]
-        loss -= D(target * _clamped_logarithm(probability))
-        divisor = _LEAST_DIVISOR if probability < _LEAST_DIVISOR else probability
-        grad[i] = -target * scale / divisor
+    for first in range(0, grad.size, BLOCK):
+        probability = probabilities[first : first + BLOCK]
+        target = targets[first : first + BLOCK]
+        gradient = grad[first : first + BLOCK]
+        total = F(0)
+        for i in range(gradient.size):
+            p = probability[i]
+            divisor = _LEAST_DIVISOR if p < _LEAST_DIVISOR else p
+            total += target[i] * _clamped_logarithm(p)
+            gradient[i] = -target[i] * scale / divisor
+        loss -= D(total)
     return loss
 
 
 @compile_kernel
-def _sigmoid_binary_cross_entropy(logits, targets, grad, scale):
+def _sigmoid_binary_cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, grad: np.ndarray, scale: np.float32
+) -> np.float64:
     loss = D(0)
-    for i in range(grad.size):
-        x = logits[i]
-        target = targets[i]
-        power = exponential(-abs(x))
-        loss += D((x if x > F(0) else F(0)) - x * target + logarithm(F(1) + power))
-        probability = (F(1) if x >= F(0) else power) / (F(1) + power)
-        grad[i] = (probability - target) * scale
+    for first in range(0, grad.size, BLOCK):
+        logit = logits[first : first + BLOCK]
+        target = targets[first : first + BLOCK]
+        gradient = grad[first : first + BLOCK]
+        total = F(0)
+        for i in range(gradient.size):
+            x = logit[i]
+            power = exponential(-abs(x))
+            # log(1 + exp(x)) - x * target, without overflow
+            total += (x if x > F(0) else F(0)) - x * target[i] + logarithm(F(1) + power)
+            probability = (F(1) if x >= F(0) else power) / (F(1) + power)
+            gradient[i] = (probability - target[i]) * scale
+        loss += D(total)
     return loss
 
 
 @compile_kernel
-def _binary_cross_entropy(probabilities, targets, grad, scale):
+def _binary_cross_entropy(
+    probabilities: np.ndarray, targets: np.ndarray, grad: np.ndarray, scale: np.float32
+) -> np.float64:
     loss = D(0)
-    for i in range(grad.size):
-        p = probabilities[i]
-        target = targets[i]
-        loss -= D(target * _clamped_logarithm(p) + (F(1) - target) * _clamped_logarithm(F(1) - p))
-        divisor = p * (F(1) - p)
-        divisor = _LEAST_DIVISOR if divisor < _LEAST_DIVISOR else divisor
-        grad[i] = (p - target) * scale / divisor
+    for first in range(0, grad.size, BLOCK):
+        probability = probabilities[first : first + BLOCK]
+        target = targets[first : first + BLOCK]
+        gradient = grad[first : first + BLOCK]
+        total = F(0)
+        for i in range(gradient.size):
+            p = probability[i]
+            t = target[i]
+            divisor = p * (F(1) - p)
+            divisor = _LEAST_DIVISOR if divisor < _LEAST_DIVISOR else divisor
+            total += t * _clamped_logarithm(p) + (F(1) - t) * _clamped_logarithm(F(1) - p)
+            gradient[i] = (p - t) * scale / divisor
+        loss -= D(total)
     return loss
 
 
 @compile_kernel
-def _dice(probabilities, targets, grad, smooth):
+def _dice(probabilities: np.ndarray, targets: np.ndarray, grad: np.ndarray, smooth: float) -> np.float64:
     count, length = grad.shape
     loss = D(0)
     for plane in range(count):
@@ -128,7 +151,9 @@ def _dice(probabilities, targets, grad, smooth):
 
 
 @compile_kernel
-def _mean_squared_error(predictions, targets, grad, scale):
+def _mean_squared_error(
+    predictions: np.ndarray, targets: np.ndarray, grad: np.ndarray, scale: np.float32
+) -> np.float64:
     loss = D(0)
     for i in range(grad.size):
         difference = predictions[i] - targets[i]

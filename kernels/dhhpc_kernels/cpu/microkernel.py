@@ -87,18 +87,31 @@ class _Emitter:
         return updated
 
 
-def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, start: ir.Value) -> ir.Value:
+def _pointer(
+    context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, start: ir.Value
+) -> ir.Value:
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [start])
 
 
 @intrinsic
-def multiply_tile(typing_context, weights, weight, offsets, offset, depth, source, place, target, start, pitch):
+def multiply_tile(
+    typing_context, weights, weight, offsets, offset, depth, source, place, target, start, pitch
+):
     """target[start + i*pitch + j] = sum over k of weights[weight + k*ROWS + i] * source[place + offset_k + j].
 
     i below ROWS, j below COLUMNS, k below depth (at least 1), offset_k = offsets[offset + k].
     """
     signature = types.void(
-        _FLOATS, types.int64, _INDICES, types.int64, types.int64, _FLOATS, types.int64, _FLOATS, types.int64, types.int64
+        _FLOATS,
+        types.int64,
+        _INDICES,
+        types.int64,
+        types.int64,
+        _FLOATS,
+        types.int64,
+        _FLOATS,
+        types.int64,
+        types.int64,
     )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -140,7 +153,16 @@ def add_products(typing_context, rows, row, row_pitch, source, offsets, offset, 
     i below ROWS, v below VECTORS, p below length rounded up to LANES, offset_v = offsets[offset + v].
     """
     signature = types.void(
-        _FLOATS, types.int64, types.int64, _FLOATS, _INDICES, types.int64, types.int64, _FLOATS, types.int64, types.int64
+        _FLOATS,
+        types.int64,
+        types.int64,
+        _FLOATS,
+        _INDICES,
+        types.int64,
+        types.int64,
+        _FLOATS,
+        types.int64,
+        types.int64,
     )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:

@@ -8,81 +8,124 @@ Pair = tuple[int, int]
 F = np.float32
 
 
-@compile_kernel
-def _max_forward(x, out, indices, kernel, stride, padding):
-    batch, channels, height_x, width_x = x.shape
-    height, width = out.shape[2:]
-    for n in range(batch):
-        for c in range(channels):
-            for row in range(height):
-                top = row * stride[0] - padding[0]
-                bottom = min(top + kernel[0], height_x)
-                top = max(top, 0)
-                for column in range(width):
-                    left = column * stride[1] - padding[1]
-                    right = min(left + kernel[1], width_x)
-                    left = max(left, 0)
-                    best = F(-np.inf)
-                    place = top * width_x + left
-                    for y in range(top, bottom):
-                        for position in range(left, right):
-                            value = x[n, c, y, position]
-                            if value > best or value != value:
-                                best = value
-                                place = y * width_x + position
-                    out[n, c, row, column] = best
-                    indices[n, c, row, column] = place
+# Each kernel first combines the rows of a window over the whole width, which vectorises, then the columns.
 
 
 @compile_kernel
-def _max_backward(grad_out, indices, grad_x):
+def _max_forward(
+    x: np.ndarray, out: np.ndarray, indices: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+) -> None:
+    count, height_x, width_x = x.shape
+    height, width = out.shape[1:]
+    largest = np.empty(width_x, np.float32)
+    places = np.empty(width_x, np.int32)
+    for plane in range(count):
+        for row in range(height):
+            top = max(row * stride[0] - padding[0], 0)
+            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
+            line = x[plane, top]
+            for i in range(width_x):
+                largest[i] = line[i]
+                places[i] = np.int32(top * width_x + i)
+            for y in range(top + 1, bottom):
+                line = x[plane, y]
+                for i in range(width_x):
+                    value = line[i]
+                    larger = value > largest[i] or value != value
+                    largest[i] = value if larger else largest[i]
+                    places[i] = np.int32(y * width_x + i) if larger else places[i]
+            values = out[plane, row]
+            wheres = indices[plane, row]
+            for i in range(width):
+                left = max(i * stride[1] - padding[1], 0)
+                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
+                best = largest[left]
+                place = places[left]
+                for position in range(left + 1, right):
+                    value = largest[position]
+                    # Of equal values the first in row-major order wins.
+                    larger = value > best or value != value or (value == best and places[position] < place)
+                    best = value if larger else best
+                    place = places[position] if larger else place
+                values[i] = best
+                wheres[i] = place
+
+
+@compile_kernel
+def _max_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
     count, size = grad_out.shape
     for plane in range(count):
-        grad_x[plane, :] = F(0)
+        target = grad_x[plane]
+        target[:] = F(0)
         for i in range(size):
-            grad_x[plane, indices[plane, i]] += grad_out[plane, i]
+            target[np.uint32(indices[plane, i])] += grad_out[plane, i]
 
 
 @compile_kernel
-def _average_forward(x, out, kernel, stride, padding):
-    batch, channels, height_x, width_x = x.shape
-    height, width = out.shape[2:]
-    for n in range(batch):
-        for c in range(channels):
-            for row in range(height):
-                top = row * stride[0] - padding[0]
-                bottom = min(top + kernel[0], height_x)
-                top = max(top, 0)
-                for column in range(width):
-                    left = column * stride[1] - padding[1]
-                    right = min(left + kernel[1], width_x)
-                    left = max(left, 0)
-                    total = F(0)
-                    for y in range(top, bottom):
-                        for position in range(left, right):
-                            total += x[n, c, y, position]
-                    out[n, c, row, column] = total / F(max((bottom - top) * (right - left), 1))
+def _average_forward(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair) -> None:
+    count, height_x, width_x = x.shape
+    height, width = out.shape[1:]
+    sums = np.empty(width_x, np.float32)
+    for plane in range(count):
+        for row in range(height):
+            top = max(row * stride[0] - padding[0], 0)
+            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
+            line = x[plane, top]
+            for i in range(width_x):
+                sums[i] = line[i]
+            for y in range(top + 1, bottom):
+                line = x[plane, y]
+                for i in range(width_x):
+                    sums[i] += line[i]
+            values = out[plane, row]
+            for i in range(width):
+                left = max(i * stride[1] - padding[1], 0)
+                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
+                total = F(0)
+                for position in range(left, right):
+                    total += sums[position]
+                values[i] = total / F((bottom - top) * (right - left))
 
 
 @compile_kernel
-def _average_backward(grad_out, grad_x, kernel, stride, padding):
-    batch, channels, height_x, width_x = grad_x.shape
-    height, width = grad_out.shape[2:]
-    for n in range(batch):
-        for c in range(channels):
-            grad_x[n, c, :, :] = F(0)
-            for row in range(height):
-                top = row * stride[0] - padding[0]
-                bottom = min(top + kernel[0], height_x)
-                top = max(top, 0)
-                for column in range(width):
-                    left = column * stride[1] - padding[1]
-                    right = min(left + kernel[1], width_x)
-                    left = max(left, 0)
-                    share = grad_out[n, c, row, column] / F(max((bottom - top) * (right - left), 1))
-                    for y in range(top, bottom):
-                        for position in range(left, right):
-                            grad_x[n, c, y, position] += share
+def _average_backward(
+    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+) -> None:
+    count, height_x, width_x = grad_x.shape
+    height, width = grad_out.shape[1:]
+    shares = np.empty(width_x, np.float32)
+    for plane in range(count):
+        grad_x[plane, :, :] = F(0)
+        for row in range(height):
+            top = max(row * stride[0] - padding[0], 0)
+            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
+            shares[:] = F(0)
+            values = grad_out[plane, row]
+            for i in range(width):
+                left = max(i * stride[1] - padding[1], 0)
+                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
+                share = values[i] / F((bottom - top) * (right - left))
+                for position in range(left, right):
+                    shares[position] += share
+            for y in range(top, bottom):
+                line = grad_x[plane, y]
+                for i in range(width_x):
+                    line[i] += shares[i]
+
+
+def _planes(array: np.ndarray) -> np.ndarray:
+    """An array (N,C,H,W) as (N*C,H,W), never a copy. ValueError if it is not contiguous."""
+    return array.reshape(-1, *array.shape[2:], copy=False)
+
+
+def _check_windows(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair) -> None:
+    """ValueError if a window would hold padding only: it has no largest value and no mean."""
+    for axis, size_x, size in zip((0, 1), x.shape[2:], out.shape[2:], strict=True):
+        if padding[axis] >= kernel[axis] or (size - 1) * stride[axis] - padding[axis] >= size_x:
+            raise ValueError(
+                f"pooling of {x.shape} to {out.shape} with kernel {kernel}, stride {stride}, padding {padding} "
+                "has a window without a pixel"
+            )
 
 
 def max_pooling_forward(
@@ -92,8 +135,10 @@ def max_pooling_forward(
 
     indices (int32, shape of out) = where it stood in its plane, row * W + column; the first one on a tie. Padding
     never wins. Rows and columns of windows are as many as out has, so a ceiling-mode output works too.
+    ValueError if a window would hold padding only.
     """
-    _max_forward(x, out, indices, kernel, stride, padding)
+    _check_windows(x, out, kernel, stride, padding)
+    _max_forward(_planes(x), _planes(out), _planes(indices), kernel, stride, padding)
 
 
 def max_pooling_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
@@ -110,11 +155,13 @@ def average_pooling_forward(
     x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
 ) -> None:
     """out (N,C,OH,OW) = mean of each window of x (N,C,H,W); padding is not counted."""
-    _average_forward(x, out, kernel, stride, padding)
+    _check_windows(x, out, kernel, stride, padding)
+    _average_forward(_planes(x), _planes(out), kernel, stride, padding)
 
 
 def average_pooling_backward(
     grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
 ) -> None:
     """grad_x (N,C,H,W) = each value of grad_out shared evenly among its window."""
-    _average_backward(grad_out, grad_x, kernel, stride, padding)
+    _check_windows(grad_x, grad_out, kernel, stride, padding)
+    _average_backward(_planes(grad_out), _planes(grad_x), kernel, stride, padding)

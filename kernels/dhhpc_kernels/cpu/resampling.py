@@ -8,60 +8,90 @@ F = np.float32
 
 
 @compile_kernel
-def _forward(x, out, rows, row_weights, columns, column_weights):
-    count, _, width_x = x.shape
-    height, width = out.shape[1:]
-    line = np.empty(width_x, np.float32)
-    for plane in range(count):
-        for row in range(height):
-            upper = x[plane, rows[row, 0]]
-            lower = x[plane, rows[row, 1]]
-            weight = row_weights[row]
-            if weight == F(0):
-                line[:] = upper
-            else:
-                for i in range(width_x):
-                    line[i] = upper[i] + weight * (lower[i] - upper[i])
-            for i in range(width):
-                left = line[columns[i, 0]]
-                out[plane, row, i] = left + column_weights[i] * (line[columns[i, 1]] - left)
+def _widen(line: np.ndarray, wide: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> None:
+    for i in range(wide.size):
+        left = line[columns[i, 0]]
+        wide[i] = left + weights[i] * (line[columns[i, 1]] - left)
 
 
 @compile_kernel
-def _backward(grad_out, grad_x, rows, row_weights, columns, column_weights):
-    count, _, width_x = grad_x.shape
-    height, width = grad_out.shape[1:]
-    line = np.empty(width_x, np.float32)
+def _forward(
+    x: np.ndarray,
+    out: np.ndarray,
+    rows: np.ndarray,
+    row_weights: np.ndarray,
+    columns: np.ndarray,
+    column_weights: np.ndarray,
+) -> None:
+    """Widen each row of x once, then blend two of them into each row of out."""
+    count, height_x, _ = x.shape
+    height, width = out.shape[1:]
+    wide = np.empty((height_x, width), np.float32)
     for plane in range(count):
-        grad_x[plane, :, :] = F(0)
+        for y in range(height_x):
+            _widen(x[plane, y], wide[y], columns, column_weights)
         for row in range(height):
-            line[:] = F(0)
-            for i in range(width):
-                value = grad_out[plane, row, i]
-                share = column_weights[i] * value
-                line[columns[i, 0]] += value - share
-                line[columns[i, 1]] += share
-            upper = grad_x[plane, rows[row, 0]]
-            lower = grad_x[plane, rows[row, 1]]
+            upper = wide[rows[row, 0]]
+            lower = wide[rows[row, 1]]
             weight = row_weights[row]
-            for i in range(width_x):
-                upper[i] += (F(1) - weight) * line[i]
-            if weight != F(0):
-                for i in range(width_x):
-                    lower[i] += weight * line[i]
+            target = out[plane, row]
+            if weight == F(0):
+                for i in range(width):
+                    target[i] = upper[i]
+            else:
+                for i in range(width):
+                    target[i] = upper[i] + weight * (lower[i] - upper[i])
+
+
+@compile_kernel
+def _backward(
+    grad_out: np.ndarray,
+    grad_x: np.ndarray,
+    rows: np.ndarray,
+    row_weights: np.ndarray,
+    columns: np.ndarray,
+    column_weights: np.ndarray,
+) -> None:
+    """The same in reverse: gather the rows of grad_out, then the columns."""
+    count, height_x, _ = grad_x.shape
+    height, width = grad_out.shape[1:]
+    wide = np.empty((height_x, width), np.float32)
+    for plane in range(count):
+        wide[:, :] = F(0)
+        for row in range(height):
+            source = grad_out[plane, row]
+            upper = wide[rows[row, 0]]
+            lower = wide[rows[row, 1]]
+            weight = row_weights[row]
+            if weight == F(0):
+                for i in range(width):
+                    upper[i] += source[i]
+            else:
+                for i in range(width):
+                    upper[i] += (F(1) - weight) * source[i]
+                for i in range(width):
+                    lower[i] += weight * source[i]
+        for y in range(height_x):
+            target = grad_x[plane, y]
+            target[:] = F(0)
+            for i in range(width):
+                value = wide[y, i]
+                share = column_weights[i] * value
+                target[columns[i, 0]] += value - share
+                target[columns[i, 1]] += share
 
 
 def _sources(size_x: int, size: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of each output position: its two source positions (int32) and the weight of the second (float32)."""
+    """Of each output position: its two source positions (uint32) and the weight of the second (float32)."""
     positions = np.arange(size)
     if mode == "nearest":
         first = positions * size_x // size
-        return np.stack([first, first], axis=1).astype(np.int32), np.zeros(size, np.float32)
+        return np.stack([first, first], axis=1).astype(np.uint32), np.zeros(size, np.float32)
     if mode == "bilinear":
         place = np.maximum((positions + 0.5) * (size_x / size) - 0.5, 0.0)
         first = np.minimum(place.astype(np.int64), size_x - 1)
         second = np.minimum(first + 1, size_x - 1)
-        return np.stack([first, second], axis=1).astype(np.int32), (place - first).astype(np.float32)
+        return np.stack([first, second], axis=1).astype(np.uint32), (place - first).astype(np.float32)
     raise ValueError(f"upsampling mode is 'nearest' or 'bilinear', not {mode!r}")
 
 
