@@ -18,20 +18,31 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One 2D sample.
+class Samples:
+    """The 2D samples of one image.
 
     Attributes:
-        image: (C, H, W) float32.
-        target: mask (H, W) uint8 of class indices (0 is background), or labels (classes,) uint8 of 0 and 1.
-        region: (H, W) uint8 of 0 and 1, or None.
-        slice: its number along z, None for an image without that axis.
+        images: (n, C, H, W) float32.
+        targets: uint8, masks (n, H, W) of class indices (0 is background) or labels (n, classes) of 0 and 1.
+        regions: (n, H, W) uint8 of 0 and 1, or None.
+        slices: their numbers along z, None for an image without that axis.
     """
 
-    image: Array
-    target: Array
-    region: Array | None
-    slice: int | None
+    images: Array
+    targets: Array
+    regions: Array | None
+    slices: list[int] | None
+
+    def kept(self, rows: Array) -> Samples:
+        """Only the samples where `rows` (n,) bool is True."""
+        return Samples(
+            self.images[rows],
+            self.targets[rows],
+            None if self.regions is None else self.regions[rows],
+            None
+            if self.slices is None
+            else [number for number, keep in zip(self.slices, rows, strict=True) if keep],
+        )
 
 
 def read_entry(
@@ -64,7 +75,7 @@ def samples_of(
     slices: bool,
     with_region: bool,
     secret: bytes | None,
-) -> list[Sample]:
+) -> Samples:
     """The samples of one labelled image after the pipeline: one, or one for each slice of a volume.
 
     Args:
@@ -94,16 +105,8 @@ def samples_of(
     regions = None if region is None else region.array_as("zyx")
     if with_region and regions is None:
         regions = np.ones((depth, *planes.shape[2:]), np.uint8)
-    targets = masks if masks is not None else [label_vector(dataset, entry)] * depth
-    return [
-        Sample(
-            plane,
-            targets[index],
-            None if regions is None else regions[index],
-            index if "z" in image.channels else None,
-        )
-        for index, plane in enumerate(planes)
-    ]
+    targets = masks if masks is not None else np.tile(label_vector(dataset, entry), (depth, 1))
+    return Samples(planes, targets, regions, list(range(depth)) if "z" in image.channels else None)
 
 
 def label_vector(dataset: Dataset, entry: ImageEntry) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dhhpc import ecvl
 from dhhpc.data.dataset import Dataset, ImageEntry
-from dhhpc.data.samples import Sample, samples_of, title
+from dhhpc.data.samples import Samples, samples_of, title
 from dhhpc.data.shards import (
     SCHEMA_VERSION,
     ShardRecord,
@@ -127,33 +127,30 @@ class ShardWork:
                     on_skip(str(error))
                     skipped.append(self._skipped(number, entry, str(error)))
                     continue
+                shape = shape or samples.images.shape[1:]
+                if samples.images.shape[1:] != shape:
+                    raise different_shapes(name, samples.images.shape[1:], shape)
                 identifier = self._identifier(entry)
-                for sample in samples:
-                    shape = shape or sample.image.shape
-                    if sample.image.shape != shape:
-                        raise different_shapes(name, sample.image.shape, shape)
-                    ending = "" if sample.slice is None else f"/{sample.slice}"
-                    writer.append(sample.image, sample.target, sample.region, identifier + ending)
+                names = [f"{identifier}/{number}" for number in samples.slices or ()] or [identifier]
+                if len(samples.images):
+                    writer.extend(samples.images, samples.targets, samples.regions, names)
             writer.note("work", [fingerprint])
             writer.note("skipped", [image.model_dump_json() for image in skipped])
             count = writer.samples
         return Outcome(record_of(path, shard.split, count), shape, skipped)
 
-    def _samples(self, shard: Shard, number: int) -> list[Sample]:
+    def _samples(self, shard: Shard, number: int) -> Samples:
         entry = self.dataset.images[number]
         recipe = self.recipe
         samples = samples_of(
             self.dataset, entry, recipe.pipeline, recipe.slices, recipe.with_region, recipe.secret
         )
-        if shard.split != "training" or recipe.keep_empty == 1 or self.dataset.task != "segmentation":
+        thinned = shard.split == "training" and recipe.keep_empty < 1 and samples.slices is not None
+        if not thinned or self.dataset.task != "segmentation":
             return samples
         # Drawn by the image's number: neither ranks nor the images before it change the choice.
-        draws = np.random.default_rng([recipe.seed, number]).random(len(samples))
-        return [
-            sample
-            for sample, draw in zip(samples, draws, strict=True)
-            if sample.slice is None or draw < recipe.keep_empty or sample.target.any()
-        ]
+        draws = np.random.default_rng([recipe.seed, number]).random(len(samples.images))
+        return samples.kept((draws < recipe.keep_empty) | samples.targets.any(axis=(1, 2)))
 
     def _identifier(self, entry: ImageEntry) -> str:
         text = location_text(entry)

@@ -147,24 +147,26 @@ class ShardWriter:
         self.samples = 0
         file.create_dataset("ids", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(256,))
 
-    def append(self, image: Array, target: Array, region: Array | None, identifier: str) -> None:
-        """Add one sample.
+    def extend(
+        self, images: Array, targets: Array, regions: Array | None, identifiers: Sequence[str]
+    ) -> None:
+        """Add n samples.
 
         Args:
-            image: (C, H, W), stored as the shard's dtype.
-            target: mask (H, W) of class indices below 256, or label vector (classes,) of 0 and 1; stored
+            images: (n, C, H, W), stored as the shard's dtype.
+            targets: masks (n, H, W) of class indices below 256, or labels (n, classes) of 0 and 1; stored
                 uint8.
-            region: (H, W), not 0 where evaluation counts, or None; stored uint8.
-            identifier: the sample's id, free of patient identifiers.
+            regions: (n, H, W), not 0 where evaluation counts, or None; stored uint8.
+            identifiers: the n ids, free of patient identifiers.
         """
-        self._add("images", image, self._dtype)
-        self._add("masks" if target.ndim == 2 else "labels", target, "uint8")
-        if region is not None:
-            self._add("regions", region, "uint8")
+        self._add("images", images, self._dtype)
+        self._add("masks" if targets.ndim == 3 else "labels", targets, "uint8")
+        if regions is not None:
+            self._add("regions", regions, "uint8")
         ids = self._file["ids"]
-        ids.resize(self.samples + 1, axis=0)
-        ids[self.samples] = identifier
-        self.samples += 1
+        ids.resize(self.samples + len(identifiers), axis=0)
+        ids[self.samples :] = identifiers
+        self.samples += len(identifiers)
         if self._guard.error is not None:
             raise self._guard.error
 
@@ -172,20 +174,21 @@ class ShardWriter:
         """Keep lines of text with the shard, as a dataset of strings."""
         self._file.create_dataset(name, (len(lines),), h5py.string_dtype(), data=lines or None)
 
-    def _add(self, name: str, value: Array, dtype: str) -> None:
+    def _add(self, name: str, values: Array, dtype: str) -> None:
+        shape = values.shape[1:]
         if name not in self._file:
             self._file.create_dataset(
                 name,
-                (0, *value.shape),
+                (0, *shape),
                 dtype,
-                maxshape=(None, *value.shape),
-                chunks=(1, *value.shape),
+                maxshape=(None, *shape),
+                chunks=(1, *shape),
                 fletcher32=True,  # a flipped bit on disk is an error on reading, not a wrong sample
                 **COMPRESSION,
             )
         dataset = self._file[name]
-        dataset.resize(self.samples + 1, axis=0)
-        dataset[self.samples] = value
+        dataset.resize(self.samples + len(values), axis=0)
+        dataset[self.samples :] = values
 
 
 @contextlib.contextmanager
@@ -299,7 +302,7 @@ class ShardSet:
             for split, records in self._records.items()
         }
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, h5py.File] = OrderedDict()
+        self._open: OrderedDict[str, tuple[h5py.File, list[h5py.Dataset]]] = OrderedDict()
         self._cache: dict[str, dict[str, Array]] = {}
         self._plan_cache(cache_bytes)
 
@@ -395,7 +398,7 @@ class ShardSet:
         """Close the files; a later read opens them again."""
         with self._lock:
             while self._open:
-                self._open.popitem()[1].close()
+                self._open.popitem()[1][0].close()
 
     @property
     def _target_shape(self) -> tuple[int, ...]:
@@ -440,17 +443,19 @@ class ShardSet:
         # HDF5 is not thread-safe: one reader at a time, also while the oldest open file is closed.
         with self._lock:
             try:
-                file = self._file(name)
-                target = file["masks" if self.task == "segmentation" else "labels"][row]
-                return file["images"][row], target, file["regions"][row] if self.index.regions else None
+                parts = [dataset[row] for dataset in self._datasets(name)]
+                return parts[0], parts[1], parts[2] if self.index.regions else None
             except (OSError, KeyError, RuntimeError, ValueError) as error:
                 raise damaged(self.folder / name, error) from error
 
-    def _file(self, name: str) -> h5py.File:
+    def _datasets(self, name: str) -> list[h5py.Dataset]:
+        """Images, targets and, where there are such, regions of an open shard."""
         if name not in self._open:
             if len(self._open) == OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1][0].close()
             # A chunk is a whole sample and read once: HDF5's chunk cache would only copy it.
-            self._open[name] = h5py.File(self.folder / name, "r", locking=False, rdcc_nbytes=0)
+            file = h5py.File(self.folder / name, "r", locking=False, rdcc_nbytes=0)
+            parts = ["images", "masks" if self.task == "segmentation" else "labels"]
+            self._open[name] = file, [file[part] for part in parts + ["regions"] * self.index.regions]
         self._open.move_to_end(name)
-        return self._open[name]
+        return self._open[name][1]

@@ -12,6 +12,9 @@ import PIL.Image
 import pytest
 import yaml
 
+# Voxel axes towards left, posterior and head, in millimetres: the directions in which images are held.
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 
 @pytest.fixture
 def volumes(tmp_path: Path) -> Callable[..., Path]:
@@ -36,8 +39,8 @@ def volumes(tmp_path: Path) -> Callable[..., Path]:
             array = rng.normal(index, 300, (size, size, depth)).astype(np.float32)  # x, y, z as NIfTI has it
             mask = np.zeros((size, size, depth), np.uint8)
             mask[3:7, 2:9, ::2] = 1
-            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / f"scan{index}.nii.gz")
-            nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), root / f"mask{index}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(array, LPS), root / f"scan{index}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(mask, LPS), root / f"mask{index}.nii.gz")
             images.append(
                 {
                     "location": f"scan{index}.nii.gz",

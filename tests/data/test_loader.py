@@ -32,10 +32,9 @@ def numbered(tmp_path_factory):
                     target.flat[number % target.size] = 1 + number % len(classes)
                     if task == "classification":
                         target = np.eye(len(classes), dtype=np.uint8)[number % len(classes)]
-                    region = np.full((HEIGHT, WIDTH), number % 2, np.uint8) if regions else None
-                    writer.append(
-                        np.full((2, HEIGHT, WIDTH), number, np.float32), target, region, str(number)
-                    )
+                    region = np.full((1, HEIGHT, WIDTH), number % 2, np.uint8) if regions else None
+                    image = np.full((1, 2, HEIGHT, WIDTH), number, np.float32)
+                    writer.extend(image, target[None], region, [str(number)])
             records.append(record_of(path, "training", writer.samples))
         index = ShardIndex(
             dataset="numbered",
@@ -183,7 +182,7 @@ def test_patches_keep_image_and_mask_in_step_and_find_the_foreground(tmp_path):
     mask = np.zeros((40, 30), np.uint8)
     mask[0, 29] = 1  # in a corner: the patch cannot be centred on it
     with writing_shard(tmp_path / "training-00000.h5", "float32") as writer:
-        writer.append(values, mask, mask, "0")
+        writer.extend(values[None], mask[None], mask[None], ["0"])
     index = ShardIndex(
         dataset="one",
         task="segmentation",

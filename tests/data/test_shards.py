@@ -24,7 +24,8 @@ def make(folder, counts=(3, 0, 4), dtype="float32", regions=True):
                 images.append(rng.normal(size=SHAPE).astype(dtype))
                 masks.append(rng.integers(0, 3, SHAPE[1:]).astype(np.uint8))
                 areas.append(rng.integers(0, 2, SHAPE[1:]).astype(np.uint8))
-                writer.append(images[-1], masks[-1], areas[-1] if regions else None, f"{number}/{row}")
+                region = areas[-1][None] if regions else None
+                writer.extend(images[-1][None], masks[-1][None], region, [f"{number}/{row}"])
         records.append(record_of(path, "training", count))
     index = ShardIndex(
         dataset="random",
@@ -136,7 +137,7 @@ def test_an_index_that_is_missing_or_of_another_version(tmp_path):
 def test_a_failure_while_writing_leaves_nothing(tmp_path):
     def write():
         with writing_shard(tmp_path / "training-00000.h5", "float32") as writer:
-            writer.append(np.zeros(SHAPE, np.float32), np.zeros(SHAPE[1:], np.uint8), None, "0")
+            writer.extend(np.zeros((1, *SHAPE)), np.zeros((1, *SHAPE[1:]), np.uint8), None, ["0"])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
