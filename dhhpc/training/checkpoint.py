@@ -127,6 +127,8 @@ class CheckpointFolder:
                 # The description goes first, so that no description is ever without its arrays.
                 path.unlink(missing_ok=True)
                 path.with_suffix(".npz").unlink(missing_ok=True)
+        for left_over in self.folder.glob(".epoch-*.tmp"):  # of a run that was killed while it wrote
+            left_over.unlink(missing_ok=True)
         described = {path.stem for path in self.descriptions()}
         for arrays in self.folder.glob("epoch-*.npz"):
             if arrays.stem not in described:

@@ -29,7 +29,12 @@ def write_discs(
                 mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < rng.uniform(2, size / 4) ** 2
                 image = mask + rng.normal(0, 0.3, mask.shape)
                 region = (columns < size * 0.8).astype(np.uint8) if regions else None
-                writer.append(image[None].astype(np.float32), mask.astype(np.uint8), region, f"disc-{index}")
+                writer.extend(
+                    image[None, None].astype(np.float32),
+                    mask[None].astype(np.uint8),
+                    None if region is None else region[None],
+                    [f"disc-{index}"],
+                )
         records.append(record_of(path, split, count))
     write_index(folder, index_of(records, "segmentation", ["disc"], (1, size, size), regions))
     return folder
@@ -47,7 +52,8 @@ def write_blobs(folder: Path, counts: dict[str, int], size: int = 8, classes: in
                 label = int(rng.integers(classes))
                 image = rng.normal(0, 1, (1, size, size)).astype(np.float32)
                 image[:, :, label * size // classes : (label + 1) * size // classes] += 1
-                writer.append(image, np.eye(classes, dtype=np.uint8)[label], None, f"blob-{index}")
+                one_hot = np.eye(classes, dtype=np.uint8)[[label]]
+                writer.extend(image[None], one_hot, None, [f"blob-{index}"])
         records.append(record_of(path, split, count))
     names = [f"class{index}" for index in range(classes)]
     write_index(folder, index_of(records, "classification", names, (1, size, size), False))

@@ -1,0 +1,242 @@
+"""The commands in processes of their own: kills, signals, bad input, and the verbs behind a run."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import synthetic
+
+from dhhpc import ecvl
+from dhhpc.data.shards import ShardSet
+
+# Batch normalisation, Adam and augmentations: everything that a resumed run must take up again.
+FULL = {
+    "network": {"name": "unet", "channels": [8, 16]},
+    "optimizer": {"name": "adam"},
+    "augmentations": [{"name": "flip"}],
+    "schedule": {"name": "cosine"},
+}
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dhhpc", *map(str, arguments)],
+        env=synthetic.clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_epochs(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until the events of the run tell of `count` epochs."""
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        events = run / "events.jsonl"
+        if events.exists() and events.read_text().count('"event": "epoch"') >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"{run}: no {count} epochs in time")
+
+
+def wait_for_the_end_of(run: Path) -> None:
+    """Until no process has the run folder in its command line."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        busy = False
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                busy |= str(run).encode() in process.read_bytes()
+        if not busy:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{run}: its processes do not end")
+
+
+def final_state(run: Path) -> dict[str, bytes]:
+    """The bits of the last checkpoint: parameters, statistics and optimizer state."""
+    newest = sorted((run / "checkpoints").glob("*.npz"))[-1]
+    with np.load(newest) as archive:
+        return {name: archive[name].tobytes() for name in archive.files}
+
+
+def selected_model(run: Path) -> dict[str, bytes]:
+    with np.load(run / "model.npz") as archive:
+        return {name: archive[name].tobytes() for name in archive.files}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """Enough images for an epoch to take a while."""
+    return synthetic.write_discs(tmp_path_factory.mktemp("many"), {"training": 61, "validation": 6}, size=32)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_and_resumed_run_ends_as_one_never_killed(many, tmp_path, ranks):
+    method = {"method": "fixed", "period": 3}
+    file = synthetic.write_experiment(
+        tmp_path / "e.yml", many, tmp_path / "run", epochs=12, parallel=method, **FULL
+    )
+    whole = synthetic.run_dhhpc("train", file, "--ranks", ranks, "--output", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = start("train", file, "--ranks", ranks)
+    wait_for_epochs(tmp_path / "run", 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for_the_end_of(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(record["history"]) < 12
+    assert not (tmp_path / "run" / "model.npz").exists()
+    resumed = synthetic.run_dhhpc("train", file, "--ranks", ranks, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "from epoch" in resumed.stderr
+    assert final_state(tmp_path / "run") == final_state(tmp_path / "whole")
+    assert selected_model(tmp_path / "run") == selected_model(tmp_path / "whole")
+    losses = [
+        [epoch["loss"] for epoch in json.loads((tmp_path / name / "run.json").read_text())["history"]]
+        for name in ("run", "whole")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "number", "method"),
+    [
+        (1, signal.SIGTERM, {"method": "fixed", "period": 3}),
+        (2, signal.SIGTERM, {"method": "fixed", "period": 3}),
+        (2, signal.SIGUSR1, {"method": "gradient"}),
+    ],
+)
+def test_a_signal_writes_a_checkpoint_and_ends_with_75(many, tmp_path, ranks, number, method):
+    """The checkpoint lies where the signal came, inside an epoch, and going on from it is exact."""
+    changes = FULL | {"schedule": {"name": "constant"}, "parallel": method, "batch_size": 1}
+    file = synthetic.write_experiment(tmp_path / "e.yml", many, tmp_path / "run", **changes)
+    process = start("train", file, "--ranks", ranks, "--epochs", 400, "--set", "checkpoint.every_epochs=400")
+    wait_for_epochs(tmp_path / "run", 1, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75, errors
+    assert "go on with --resume" in errors
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+    (description,) = (tmp_path / "run" / "checkpoints").glob("*.json")
+    epochs = json.loads(description.read_text())["epoch"] + 1
+    command = ("train", file, "--ranks", ranks, "--epochs", epochs, "--output")
+    resumed = synthetic.run_dhhpc(*command, tmp_path / "run", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = synthetic.run_dhhpc(*command, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert final_state(tmp_path / "run") == final_state(tmp_path / "whole")
+
+
+def test_the_verbs_behind_a_run(tmp_path):
+    shards = synthetic.write_discs(tmp_path / "shards", {"training": 40, "validation": 4, "test": 5})
+    changes = FULL | {"epochs": 6, "optimizer": {"name": "adam", "learning_rate": 0.02}}
+    file = synthetic.write_experiment(tmp_path / "e.yml", shards, tmp_path / "runs" / "a", **changes)
+    run = tmp_path / "runs" / "a"
+    trained = synthetic.run_dhhpc("train", file, "--set", "augmentations=[]", "--threads", 1)
+    assert trained.returncode == 0, trained.stderr
+    assert f"dhhpc evaluate {run}" in trained.stdout
+    assert trained.stderr.count("epoch ") == 6
+
+    one = synthetic.run_dhhpc("evaluate", run, "--json")
+    two = synthetic.run_dhhpc("evaluate", run, "--json", "--ranks", 2)
+    results = [json.loads(result.stdout) for result in (one, two)]
+    assert results[0] == pytest.approx(results[1])
+    assert results[0]["samples"] == 5
+    assert json.loads((run / "metrics.json").read_text())["test"] == results[1]
+    assert f"{results[0]['dice']:.4f}" in synthetic.run_dhhpc("evaluate", run).stdout
+    wrong = synthetic.run_dhhpc("evaluate", run, "--split", "tset")
+    assert wrong.returncode == 1
+    assert "no samples in split `tset`" in wrong.stderr
+
+    exported = synthetic.run_dhhpc("export", run, tmp_path / "model.onnx")
+    assert exported.returncode == 0, exported.stderr
+    images, masks, _ = ShardSet(shards).read("test", range(5))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: images})
+    expected = (probabilities[:, 0] > 0.5).astype(np.uint8)
+    both = np.count_nonzero(expected & masks)
+    assert results[0]["dice"] == pytest.approx(2 * both / (expected.sum() + masks.sum()), abs=0.02)
+
+    predicted = synthetic.run_dhhpc("predict", run, shards, "--output", tmp_path / "masks")
+    assert predicted.returncode == 0, predicted.stderr
+    paths = predicted.stdout.split()
+    assert len(paths) == 5
+    written = np.array([ecvl.read(path).array for path in paths])
+    assert set(np.unique(written)) == {0, 255}
+    assert np.mean((written == 255) == (expected == 1)) > 0.99
+
+    listed = json.loads(synthetic.run_dhhpc("runs", "list", tmp_path, "--json").stdout)
+    assert [(row["run"], row["status"], row["epochs"]) for row in listed] == [(str(run), "finished", 6)]
+    assert "finished" in synthetic.run_dhhpc("runs", "list", tmp_path).stdout
+    shown = synthetic.run_dhhpc("runs", "show", run).stdout
+    assert "epoch 6/6" in shown
+    assert "test split" in shown
+
+
+def one_line_error(*arguments: object, environment: dict[str, str] | None = None) -> str:
+    """The only line on stderr of a command that fails as it should."""
+    result = subprocess.run(
+        [sys.executable, "-m", "dhhpc", *map(str, arguments)],
+        env=synthetic.clean_environment() | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = result.stderr.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("dhhpc: ")
+    assert result.stdout == ""
+    return lines[0]
+
+
+def test_bad_input_gives_one_line_and_nothing_half_written(discs, tmp_path):
+    file = synthetic.write_experiment(tmp_path / "e.yml", discs, tmp_path / "run")
+    assert "21 training samples for 30 ranks" in one_line_error("train", file, "--ranks", 30)
+    assert "did you mean `epochs`" in one_line_error("train", file, "--set", "epoch=3")
+    assert "network 'unett' is unknown; did you mean unet?" in one_line_error(
+        "train", file, "--ranks", 2, "--set", "network.name=unett"
+    )
+    assert "no such file" in one_line_error("train", tmp_path / "none.yml")
+    assert "index.json" in one_line_error("train", file, "--set", "data.shards=nowhere")
+    assert "no run folder" in one_line_error("evaluate", tmp_path)
+    assert "no such folder" in one_line_error("runs", "list", tmp_path / "none")
+    assert "at least 1" in one_line_error("train", file, "--ranks", 0)
+    assert "loss 'bce' is unknown" in one_line_error("train", file, "--set", "loss=bce")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_of_srun_that_do_not_meet_are_refused(discs, tmp_path):
+    """A step of two tasks whose MPI does not speak SLURM's protocol: each finds itself alone."""
+    file = synthetic.write_experiment(tmp_path / "e.yml", discs, tmp_path / "run")
+    step = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
+    line = one_line_error("train", file, environment=step)
+    assert "the MPI world has 1 rank but SLURM started 2 tasks (SLURM_NTASKS=2)" in line
+    assert "srun --mpi=pmi2" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(discs, tmp_path):
+    """The file size limit of the process stands for the disk: the model's arrays do not fit."""
+    file = synthetic.write_experiment(
+        tmp_path / "e.yml", discs, tmp_path / "run", network={"name": "unet", "channels": [32, 64]}
+    )
+    command = f"ulimit -f 64; exec {sys.executable} -m dhhpc train {file}"
+    result = subprocess.run(
+        ["bash", "-c", command], env=synthetic.clean_environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1, result.stderr
+    assert "cannot be written" in result.stderr.splitlines()[-1]
+    assert "checkpoints" in result.stderr.splitlines()[-1]
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

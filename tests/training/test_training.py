@@ -1,0 +1,329 @@
+"""Training in this process: what a run computes and leaves behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import synthetic
+
+from dhhpc import eddl, zoo
+from dhhpc.data.loader import Loader
+from dhhpc.errors import DhhpcError
+from dhhpc.mpi import World, connect
+from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
+
+
+def run(shards: Path, output: Path, world: World | None = None, **changes):
+    experiment = Experiment.model_validate(synthetic.experiment_document(shards, output, **changes))
+    return train(experiment, world or World(), zoo.create)
+
+
+def parameters(record) -> dict[str, np.ndarray]:
+    with np.load(record.model) as archive:
+        return {name: archive[name] for name in archive.files if name.startswith("parameters/")}
+
+
+def assert_identical(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def assert_close(one, other, tolerance=1e-5):
+    """Within `tolerance` of the largest number of each array."""
+    assert one.keys() == other.keys()
+    for name in one:
+        scale = np.abs(other[name]).max()
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def test_training_learns_and_leaves_a_whole_run_folder(discs, tmp_path):
+    record = run(
+        discs,
+        tmp_path / "run",
+        epochs=25,
+        optimizer={"name": "adam", "learning_rate": 0.02},
+        metrics=["dice"],
+        schedule={"name": "cosine", "warmup_epochs": 1},
+        checkpoint={"select": "best", "keep": 1},
+        augmentations=[{"name": "flip", "axes": "yx"}],
+    )
+    content = read_run(record.folder).content
+    assert content["status"] == "finished"
+    history = content["history"]
+    assert [epoch["epoch"] for epoch in history] == list(range(25))
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    best = max(range(25), key=lambda epoch: history[epoch]["validation"]["dice"])
+    assert content["selected_epoch"] == best
+    assert history[best]["validation"]["dice"] > 0.8
+    assert set(history[0]["ranks"][0]) == {"data", "compute", "communication", "wait"}
+    assert content["kpis"]["totm"] >= sum(epoch["seconds"] for epoch in history)
+    assert content["samples"] == {"training": 21, "validation": 6, "test": 5}
+    events = [json.loads(line) for line in (record.folder / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[:3]] == ["start", "checkpoint", "epoch"]
+    assert events[-1]["event"] == "end"
+    onnx.checker.check_model(onnx.load(record.onnx))
+    model, _, shards = load_network(record, zoo.create)
+    results = evaluate(model, shards, "validation", World())
+    for name in ("dice", "auc", "loss", "image_dice"):
+        assert results[name] == pytest.approx(history[best]["validation"][name]), name
+    assert record.metrics()["validation"]["dice"] == results["dice"]
+
+
+def test_an_epoch_is_the_loop_over_the_loader(discs, tmp_path):
+    """Against the network trained by hand, batch by batch, with the schedule written out."""
+    record = run(discs, tmp_path / "run", epochs=2, schedule={"name": "constant", "warmup_epochs": 1})
+    experiment = Experiment.model_validate(record.content["experiment"])
+    shards = check(experiment, 1, zoo.create)
+    model = zoo.create("unet", (1, 16, 16), 1, channels=[4, 8], normalization=False)
+    optimizer = eddl.SGD(0.1)
+    model.build(optimizer=optimizer, losses=["binary_cross_entropy"], seed=3)
+    losses = []
+    for epoch in range(2):
+        total = 0.0
+        for number, batch in enumerate(Loader(shards, "training", 4, seed=3).epoch(epoch)):
+            optimizer.learning_rate = 0.1 * min(1, (epoch * 6 + number + 1) / 6)
+            total += len(batch.indices) * model.train_batch([batch.images], [batch.targets])["loss"]
+        losses.append(total / 21)
+    assert [epoch["loss"] for epoch in record.content["history"]] == pytest.approx(losses)
+    named = {f"parameters/{name}": array for name, array in model.parameters().items()}
+    assert_identical(parameters(record), named)
+
+
+@pytest.mark.parametrize("method", [{"method": "gradient"}, {"method": "fixed", "period": 3}])
+def test_the_same_seed_gives_the_same_parameters(discs, tmp_path, method):
+    changes = {
+        "parallel": method,
+        "network": {"name": "unet", "channels": [4, 8]},
+        "optimizer": {"name": "adam"},
+        "augmentations": [{"name": "flip"}, {"name": "noise"}],
+        "data": {"shards": str(discs), "patch": {"size": [8, 8], "per_image": 2}, "threads": 2},
+    }
+    one, two = (parameters(run(discs, tmp_path / name, **changes)) for name in ("a", "b"))
+    assert_identical(one, two)
+    other = parameters(run(discs, tmp_path / "c", seed=4, **changes))
+    assert any(one[name].tobytes() != other[name].tobytes() for name in one)
+
+
+def test_classification(tmp_path):
+    shards = synthetic.write_blobs(tmp_path / "blobs", {"training": 60, "validation": 30})
+    record = run(
+        shards,
+        tmp_path / "run",
+        network={"name": "convnet", "channels": [8, 16]},
+        loss="softmax_cross_entropy",
+        metrics=["accuracy"],
+        optimizer={"name": "adam", "learning_rate": 0.01},
+        epochs=12,
+    )
+    validation = record.metrics()["validation"]
+    assert validation["accuracy"] > 0.8
+    assert validation["auc"] > 0.9
+
+
+def test_evaluation_counts_inside_regions_only(tmp_path):
+    """The same network on the same images gives the metrics of the region, worked out on the cut images."""
+    inside = synthetic.write_discs(tmp_path / "regions", {"training": 4, "test": 6}, regions=True)
+    record = run(inside, tmp_path / "run", epochs=1)
+    model, _, shards = load_network(record, zoo.create)
+    results = evaluate(model, shards, "test", World())
+    images, masks, regions = shards.read("test", range(6))
+    probabilities = model.predict([images])[0][:, 0]
+    assert regions is not None
+    assert 0 < np.count_nonzero(regions) < regions.size
+    right = (probabilities > 0.5) == (masks > 0)
+    assert results["accuracy"] == pytest.approx(right[regions != 0].mean())
+    assert results["samples"] == 6
+
+
+def test_whole_images_of_any_size_after_training_on_patches(tmp_path):
+    """21 x 21 images are no multiple of what the network halves: they are reflected and cut back."""
+    shards = synthetic.write_discs(tmp_path / "odd", {"training": 6, "validation": 3}, size=21)
+    data = {"shards": str(shards), "patch": {"size": [16, 16], "per_image": 2}}
+    record = run(shards, tmp_path / "run", data=data, epochs=1)
+    assert record.content["history"][0]["validation"]["samples"] == 3
+
+
+def test_a_used_run_folder_is_refused_without_resume(discs, tmp_path):
+    run(discs, tmp_path / "run", epochs=1)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(DhhpcError, match=r"holds an earlier run; continue it with --resume, or .* --output"):
+        run(discs, tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_another_experiment_is_not_resumed(discs, tmp_path):
+    run(discs, tmp_path / "run", epochs=1)
+    changed = synthetic.experiment_document(discs, tmp_path / "run", batch_size=3)
+    with pytest.raises(DhhpcError, match="started with another batch_size"):
+        train(Experiment.model_validate(changed), World(), zoo.create, resume=True)
+
+
+def test_resume_trains_further_epochs_as_one_run_would(discs, tmp_path):
+    """Also with a damaged newest checkpoint, which is named, and the one before is used."""
+    changes = {
+        "network": {"name": "unet", "channels": [4, 8]},
+        "optimizer": {"name": "adam"},
+        "augmentations": [{"name": "flip"}],
+    }
+    whole = run(discs, tmp_path / "whole", epochs=4, **changes)
+    run(discs, tmp_path / "parts", epochs=3, **changes)
+    newest = tmp_path / "parts" / "checkpoints" / "epoch-00003-batch-0000000.npz"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    heard: list[str] = []
+    document = synthetic.experiment_document(discs, tmp_path / "parts", epochs=4, **changes)
+    parts = train(
+        Experiment.model_validate(document),
+        World(),
+        zoo.create,
+        resume=True,
+        listen=lambda event, values: heard.append(f"{event} {values}") if event == "warning" else None,
+    )
+    assert len(heard) == 1
+    assert "epoch-00003" in heard[0]
+    assert_identical(parameters(whole), parameters(parts))
+    losses = [[epoch["loss"] for epoch in record.content["history"]] for record in (whole, parts)]
+    assert losses[0] == losses[1]
+
+
+def test_a_loss_that_is_no_number_names_epoch_and_batch(discs, tmp_path):
+    changes = {
+        "optimizer": {"name": "sgd", "learning_rate": 1e30},
+        "network": {"name": "unet", "channels": [4, 8]},
+        "loss": "mean_squared_error",
+    }
+    with pytest.raises(DhhpcError, match=r"epoch \d+, batch \d+: the loss is (nan|inf)") as caught:
+        run(discs, tmp_path / "run", epochs=20, **changes)
+    assert "\n" not in str(caught.value)
+    assert read_run(tmp_path / "run").content["status"] == "failed"
+
+
+def test_fewer_samples_than_ranks(discs, tmp_path):
+    experiment = Experiment.model_validate(synthetic.experiment_document(discs, tmp_path / "run"))
+    with pytest.raises(DhhpcError, match="21 training samples for 22 ranks; start at most 21 ranks"):
+        check(experiment, 22, zoo.create)
+
+
+# -- real ranks: mpiexec -n 2 python -m pytest --with-mpi -m mpi -------------------------------------------
+
+
+@pytest.fixture
+def world():
+    return connect()
+
+
+@pytest.fixture
+def shared(world, tmp_path_factory) -> Path:
+    """One folder for all ranks."""
+    folder = tmp_path_factory.mktemp("ranks") if world.rank == 0 else None
+    return Path(world.broadcast_object(folder))
+
+
+@pytest.fixture
+def shards(world, shared) -> Path:
+    """19 training images: with batches of 4 on 2 ranks the last batch has 2 samples for one and 1 for the
+    other."""
+    if world.rank == 0:
+        synthetic.write_discs(shared / "shards", {"training": 19, "validation": 5})
+    world.barrier()
+    return shared / "shards"
+
+
+def alone(world, shards, output, **changes):
+    """The run on rank 0 alone, for comparison; its parameters on all ranks."""
+    found = parameters(run(shards, output, World(), **changes)) if world.rank == 0 else None
+    return world.broadcast_object(found)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}, {"name": "sgd"}]
+)
+def test_gradient_averaging_equals_one_rank_with_the_global_batch(world, shared, shards, optimizer):
+    """24 steps, with an uneven last batch in every epoch."""
+    changes = {"optimizer": optimizer, "epochs": 8}
+    together = run(shards, shared / "together", world, batch_size=4, **changes)
+    expected = alone(world, shards, shared / "alone", batch_size=4 * world.size, **changes)
+    assert_close(parameters(together), expected)
+    assert len(together.content["history"][0]["ranks"]) == world.size
+
+
+@pytest.mark.mpi
+def test_a_divided_batch_equals_one_rank(world, shared, shards):
+    changes = {"batch_size": 4, "epochs": 4}
+    method = {"method": "gradient", "batch": "divide"}
+    together = run(shards, shared / "together", world, parallel=method, **changes)
+    expected = alone(world, shards, shared / "alone", **changes)
+    assert_close(parameters(together), expected)
+
+
+@pytest.mark.mpi
+def test_averaging_every_batch_with_plain_sgd_equals_gradient_averaging(world, shared, shards):
+    gradient = run(shards, shared / "gradient", world, epochs=4)
+    fixed = run(shards, shared / "fixed", world, epochs=4, parallel={"method": "fixed", "period": 1})
+    assert_close(parameters(fixed), parameters(gradient))
+
+
+@pytest.mark.mpi
+def test_more_ranks_than_samples_in_the_last_batch(world, shared):
+    """17 samples in batches of 16: one rank has nothing in the second batch."""
+    if world.rank == 0:
+        synthetic.write_discs(shared / "odd", {"training": 17})
+    world.barrier()
+    for method in ({"method": "gradient"}, {"method": "fixed", "period": 1}):
+        name = method["method"]
+        changes = {"parallel": method, "epochs": 3}
+        together = run(shared / "odd", shared / name, world, batch_size=8, **changes)
+        expected = alone(
+            world, shared / "odd", shared / f"{name}-alone", batch_size=8 * world.size, **changes
+        )
+        assert_close(parameters(together), expected)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "method", [{"method": "gradient"}, {"method": "fixed", "period": 2}, {"method": "fixed", "period": 100}]
+)
+def test_ranks_end_alike_and_repeat_bit_for_bit(world, shared, shards, method):
+    """With batch normalisation and Adam: parameters, statistics and optimizer state."""
+    changes = {
+        "parallel": method,
+        "network": {"name": "unet", "channels": [4, 8]},
+        "optimizer": {"name": "adam"},
+        "augmentations": [{"name": "flip"}],
+    }
+    one, two = (run(shards, shared / name, world, **changes) for name in ("a", "b"))
+    assert_identical(parameters(one), parameters(two))
+    assert one.content["history"][0]["loss"] == two.content["history"][0]["loss"]
+    validations = world.allgather_object(one.content["history"][-1]["validation"]["loss"])
+    assert len(set(validations)) == 1
+    if world.rank == 0:
+        checkpoints = [sorted((record.folder / "checkpoints").glob("*.npz"))[-1] for record in (one, two)]
+        with np.load(checkpoints[0]) as left, np.load(checkpoints[1]) as right:
+            assert_identical(
+                {name: left[name] for name in left.files}, {name: right[name] for name in right.files}
+            )
+
+
+@pytest.mark.mpi
+def test_a_bad_loss_on_one_rank_is_told_alike_on_all(world, shared):
+    """A training image with NaN lies with one rank only."""
+    if world.rank == 0:
+        rng = np.random.default_rng(0)
+        from dhhpc.data.shards import record_of, write_index, writing_shard
+
+        folder = shared / "bad"
+        folder.mkdir()
+        with writing_shard(folder / "training-00000.h5", "float32") as writer:
+            images = rng.normal(size=(8, 1, 16, 16)).astype(np.float32)
+            images[5, 0, 0, 0] = np.nan
+            writer.extend(images, np.zeros((8, 16, 16), np.uint8), None, [str(index) for index in range(8)])
+        records = [record_of(folder / "training-00000.h5", "training", 8)]
+        write_index(folder, synthetic.index_of(records, "segmentation", ["disc"], (1, 16, 16), False))
+    world.barrier()
+    for method in ({"method": "gradient"}, {"method": "fixed", "period": 3}):
+        with pytest.raises(DhhpcError, match="the loss is nan") as caught:
+            run(shared / "bad", shared / f"run-{method['method']}", world, batch_size=1, parallel=method)
+        assert len(set(world.allgather_object(str(caught.value)))) == 1
