@@ -143,7 +143,7 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
                 write_index(output, index)
             except DhhpcError as error:
                 problem = str(error)
-        problem = world.broadcast_object(problem)
+        index, problem = world.broadcast_object((index, problem))
         if problem:
             raise DhhpcError(problem)
     samples = {name: 0 for name, indices in dataset.split or () if indices}

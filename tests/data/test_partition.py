@@ -66,7 +66,7 @@ def test_many_small_strata_still_give_the_sizes():
 ratio_triples = st.tuples(*[st.integers(0, 10)] * 3).filter(any).map(lambda t: [part / sum(t) for part in t])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from("abc"), min_size=1, max_size=60),
     ratio_triples,
@@ -87,7 +87,7 @@ def test_every_image_once_and_sizes_by_the_ratios(labels, ratios, stratify, seed
                 assert abs(count - named[name] * labels.count(label)) < 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), min_size=40, max_size=80),
     st.booleans(),
