@@ -1,11 +1,13 @@
-"""Rules for all tests: which tests may be skipped, and when a skip is a failure."""
+"""Rules for all tests (when a skip is a failure), and what several folders of them share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from dhhpc.batch.virtual_cluster import VirtualCluster, missing_programs
 
 GUARDED = ("mpi", "slurm", "real_data")
 
@@ -27,3 +29,23 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: {reason} (marked {', '.join(markers)}; no skips are allowed)"
     return report
+
+
+@pytest.fixture(scope="session")
+def running_cluster() -> Iterator[VirtualCluster]:
+    """One real SLURM of two nodes for the whole session."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} on this machine: install slurm-wlm and munge")
+    with VirtualCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> VirtualCluster:
+    """The session's SLURM, with this test's environment set to it."""
+    for name in [name for name in os.environ if name not in running_cluster.command_environment()]:
+        monkeypatch.delenv(name)
+    for name, value in running_cluster.command_environment().items():
+        monkeypatch.setenv(name, value)
+    return running_cluster

@@ -45,8 +45,8 @@ def format_duration(seconds: int) -> str:
 
 
 def coerce_duration(value: object) -> object:
-    # YAML 1.1 reads an unquoted 1:30:00 as the base-60 number 5400 (seconds), which looks like a plain 90, meant
-    # as minutes: only text is unambiguous.
+    # YAML 1.1 reads an unquoted 1:30:00 as the base-60 number 5400 (seconds); a plain 90 would mean minutes.
+    # Both come here as numbers, so only text is unambiguous.
     if isinstance(value, int | float):
         raise ValueError(f'write the time between quotes, e.g. "{format_duration(max(int(value), 1))}"')
     return parse_duration(value) if isinstance(value, str) else value

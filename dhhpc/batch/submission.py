@@ -31,7 +31,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
     script, log = folder / SCRIPT, folder / LOG
     try:
         write_text(script, render_script(request, site, log))
-        identifier = scheduler.submit(script, log)
+        identifier = scheduler.submit(script, log, request.seconds)
     except BaseException:
         for path in (script, log):
             path.unlink(missing_ok=True)

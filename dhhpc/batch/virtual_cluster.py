@@ -1,8 +1,8 @@
 """A real SLURM of several nodes on one machine: munged, slurmctld and a slurmd a node, all in one folder.
 
 Tests boot it, and `python -m dhhpc.batch.virtual_cluster` does so for people who want to try job scripts. It
-needs the programs of SLURM and MUNGE (slurm-wlm and munge on Debian) but nothing of an installed cluster:
-keys, sockets and ports are its own. The daemons are children of the starting process, which they do not outlive.
+needs the programs of SLURM and MUNGE (slurm-wlm and munge on Debian) but nothing of an installed cluster: it
+has keys, sockets and ports of its own. The daemons are children of the starting process and end with it.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class Scheduler(ABC):
         """The command line that submits `script`, for people to read or repeat."""
 
     @abstractmethod
-    def submit(self, script: Path, log: Path) -> str:
-        """Submit `script`, whose output goes to `log`; the job's id.
+    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
+        """Submit `script`, whose output goes to `log`, for at most `seconds`; the job's id.
 
         Raises:
             DhhpcError: the scheduler refuses it, with its own words.

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.schedulers import supervisor
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.errors import DhhpcError
-from dhhpc.files import write_text
+from dhhpc.files import read_json, write_json
 
-# Runs the script and leaves its exit code in a file. Signals to the group end the script; the trap lets this
-# shell outlive it and still write the code.
-SUPERVISOR = """\
-trap : HUP INT TERM USR1
-bash -- "$1"
-printf '%d\\n' "$?" > "$2.new" && mv -- "$2.new" "$2"
-"""
-# What timeout(1), which bounds a job's time in its script, exits with.
-TIMED_OUT = 124
-GRACE = 15.0
+PROCESS = "process.json"
+SUPERVISE = f"from {supervisor.__name__} import main; main()"
 
 
 class LocalScheduler(Scheduler):
-    """Starts job scripts in sessions of their own; a job's folder holds its process, marks and exit code."""
+    """Starts each job under a supervisor of its own; the job's folder tells its process and how it ended."""
 
     def check_usable(self, site: str) -> None:
         """This machine can always run a job."""
@@ -37,19 +30,21 @@ class LocalScheduler(Scheduler):
     def command(self, script: Path) -> list[str]:
         return ["bash", str(script)]
 
-    def submit(self, script: Path, log: Path) -> str:
+    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
         folder = script.parent
+        limit = [] if seconds is None else [str(seconds)]
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                ["bash", "-c", SUPERVISOR, "dhhpc-job", str(script), str(folder / "exit-code")],
+                [sys.executable, "-c", SUPERVISE, str(script), str(folder), *limit],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A signal that comes before the supervisor can take it waits.
+                preexec_fn=supervisor.block,
             )
         # A process number alone may be handed to another program one day; its start time tells them apart.
-        mark = {"process": process.pid, "started": start_time(process.pid)}
-        write_text(folder / "process.json", json.dumps(mark) + "\n")
+        write_json(folder / PROCESS, {"process": process.pid, "started": start_time(process.pid)})
         return f"local-{folder.name}"
 
     def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
@@ -57,41 +52,29 @@ class LocalScheduler(Scheduler):
 
     def cancel(self, job: JobRecord) -> None:
         folder = Path(job.folder)
-        status = status_in(folder)
-        group = running_group(folder)
-        if status.finished or group is None:
-            raise DhhpcError(f"job {job.id}: is over already ({status.state}); nothing to cancel")
-        (folder / "cancelled").touch()
-        os.killpg(group, signal.SIGTERM)
-        end = time.monotonic() + GRACE
-        while running_group(folder) is not None:
+        process = running_process(folder)
+        if process is None:
+            raise DhhpcError(f"job {job.id}: is over already ({status_in(folder).state}); nothing to cancel")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+        end = time.monotonic() + supervisor.GRACE + 5
+        while running_process(folder) is not None:
             if time.monotonic() > end:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-                return
+                raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
             time.sleep(0.05)
 
 
 def status_in(folder: Path) -> JobStatus:
-    # The process is looked at before its exit code, which it writes last.
-    running = running_group(folder) is not None
-    try:
-        code = int((folder / "exit-code").read_text())
-    except FileNotFoundError:
-        if running:
-            return JobStatus("RUNNING")
-        return JobStatus("CANCELLED" if (folder / "cancelled").exists() else "FAILED")
-    if (folder / "cancelled").exists():
-        return JobStatus("CANCELLED", code)
-    return JobStatus({0: "COMPLETED", TIMED_OUT: "TIMEOUT"}.get(code, "FAILED"), code)
+    # The process is looked at before the result, which it writes last.
+    running = running_process(folder) is not None
+    if (folder / supervisor.RESULT).exists():
+        return JobStatus(**read_json(folder / supervisor.RESULT))
+    return JobStatus("RUNNING" if running else "FAILED")
 
 
-def running_group(folder: Path) -> int | None:
-    """The process group of the job in `folder` while its supervisor runs."""
-    try:
-        mark = json.loads((folder / "process.json").read_text())
-    except FileNotFoundError:
-        return None
+def running_process(folder: Path) -> int | None:
+    """The supervisor of the job in `folder` while it runs."""
+    mark = read_json(folder / PROCESS)
     process = int(mark["process"])
     return process if start_time(process) == mark["started"] else None
 

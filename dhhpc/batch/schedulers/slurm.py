@@ -29,7 +29,8 @@ class SlurmScheduler(Scheduler):
     def command(self, script: Path) -> list[str]:
         return ["sbatch", "--parsable", str(script)]
 
-    def submit(self, script: Path, log: Path) -> str:
+    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
+        # The script's directives hold its log and time limit.
         output = run(self.command(script))
         # --parsable prints "id" or "id;cluster".
         identifier = output.strip().split(";")[0]

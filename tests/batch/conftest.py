@@ -1,0 +1,30 @@
+"""What the tests of batch jobs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dhhpc.batch import JobRequest
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Job records and site configs of a user of this test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    return folder
+
+
+@pytest.fixture
+def request_of(tmp_path: Path):
+    """Makes job requests: `request_of(nodes=2)`."""
+
+    def make(**changes: object) -> JobRequest:
+        values = {"arguments": ("site", "list"), "name": "job", "folder": str(tmp_path), "seconds": 60}
+        return JobRequest(**(values | changes))  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,162 @@
+"""Job scripts: as a person would write them, and safe whatever stands in their values."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dhhpc.batch import JobRequest, read_site
+from dhhpc.batch.request import fit_request
+from dhhpc.batch.script import quote_directive, quote_file_pattern, quote_shell, render_script
+from dhhpc.batch.site import Node, Partition, Site
+from dhhpc.errors import DhhpcError
+
+CLUSTER = Site(
+    name="cluster",
+    scheduler="slurm",
+    launcher="srun --mpi=pmix",
+    node=Node(cores=48),
+    partitions=[Partition(name="standard", max_nodes=8, max_time="1-00:00:00")],
+    account="project1",
+    options=["--exclusive", "--comment=two words"],
+    modules=["gcc/12", "openmpi/4.1"],
+    environment={"UCX_TLS": "rc,sm", "NOTE": "it's $HOME"},
+    python="/opt/python3/bin/python",
+    scratch="/scratch/my files",
+)
+GOLDEN = r"""#!/bin/bash
+#SBATCH --job-name="lung nodules"
+#SBATCH --partition=standard
+#SBATCH --account=project1
+#SBATCH --nodes=4
+#SBATCH --ntasks=8
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=24
+#SBATCH --time=02:00:00
+#SBATCH --output=/home/me/100%%/job.log
+#SBATCH --open-mode=append
+# Two minutes before the limit the ranks hear of it, and training ends with a checkpoint.
+#SBATCH --signal=USR1@120
+#SBATCH --exclusive
+#SBATCH "--comment=two words"
+# Written by `dhhpc submit` for the site cluster.
+set -euo pipefail
+
+# Environment modules are shell functions that login shells define; they do not stand strict mode.
+set +eu
+type module > /dev/null 2>&1 || source /etc/profile
+set -e
+module load gcc/12
+module load openmpi/4.1
+set -u
+
+export UCX_TLS=rc,sm
+export NOTE='it'"'"'s $HOME'
+mkdir -p '/scratch/my files'
+export TMPDIR='/scratch/my files'
+
+# As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-24}
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
+# The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
+export DHHPC_EXPECTED_RANKS=8
+
+cd -- '/home/me/my data'
+# exec: signals reach the ranks, and their exit code is the job's.
+exec srun --mpi=pmix /opt/python3/bin/python -m dhhpc train '/home/me/my data/experiment.yml' --resume
+"""
+
+
+def test_a_slurm_script(request_of) -> None:
+    wish = request_of(
+        arguments=("train", "/home/me/my data/experiment.yml", "--resume"),
+        name="lung nodules",
+        folder="/home/me/my data",
+        nodes=4,
+        ranks_per_node=2,
+        seconds=7200,
+    )
+    assert render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/home/me/100%/job.log")) == GOLDEN
+
+
+def test_a_local_script(request_of) -> None:
+    site = Site(name="here", scheduler="local", node=Node(cores=4), python="/opt/python")
+    wish = request_of(arguments=("train", "/a/e.yml"), folder="/a", ranks_per_node=2, seconds=90)
+    text = render_script(fit_request(wish, site), site, Path("/log"))
+    assert "SBATCH" not in text
+    assert "SLURM" not in text
+    assert "export OMP_NUM_THREADS=2\n" in text
+    assert text.endswith("exec /opt/python -m dhhpc train /a/e.yml --ranks 2\n")
+
+
+def test_the_launcher_learns_its_numbers(request_of) -> None:
+    site = CLUSTER.model_copy(update={"launcher": "mpiexec -n {ranks} -ppn {ranks_per_node}"})
+    text = render_script(fit_request(request_of(nodes=3, ranks_per_node=4), site), site, Path("/log"))
+    assert "exec mpiexec -n 12 -ppn 4 /opt/python3/bin/python -m dhhpc" in text
+
+
+@pytest.mark.parametrize(
+    "site", [CLUSTER, read_site("local"), read_site("virtual-cluster")], ids=lambda site: site.name
+)
+def test_scripts_pass_bash_and_shellcheck(site: Site, request_of, tmp_path: Path) -> None:
+    wish = request_of(name='a\'b "c" $(d)', folder="/a b/'c'")
+    path = tmp_path / "job.sh"
+    path.write_text(render_script(fit_request(wish, site), site, tmp_path / "job.log"))
+    subprocess.run(["bash", "-n", path], check=True)
+    if shutil.which("shellcheck"):
+        checked = subprocess.run(
+            ["shellcheck", "--severity=warning", path], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+@example("$(touch hacked)", "a\nb", "`x`")
+@example("-rf", "'\"'", "\\")
+@example("", "!", "a b\tc")
+@given(TEXT, TEXT, TEXT)
+def test_every_shell_value_comes_back_literally(argument: str, other: str, variable: str) -> None:
+    site = Site(
+        name="x", scheduler="local", node=Node(cores=1), python="printf", environment={"VALUE": variable}
+    )
+    request = fit_request(JobRequest(("%s\\0", argument, other), "x", "/"), site)
+    # The script ends with the command `printf -m dhhpc ...`: make printf a function that shows its words.
+    show = 'printf() { shift 3; for word in "$@" "$VALUE"; do builtin printf "%s\\0" "$word"; done; }\n'
+    script = render_script(request, site, Path("/log")).replace("exec printf", "printf")
+    shown = subprocess.run(["bash", "-c", show + script], capture_output=True, check=True).stdout
+    assert shown.decode().split("\0")[:-1] == [argument, other, variable]
+
+
+@given(st.text(max_size=30))
+def test_shell_words_of_any_text_come_back_or_are_refused(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return
+    if "\0" in value:
+        with pytest.raises(DhhpcError, match="NUL"):
+            quote_shell(value)
+        return
+    shown = subprocess.run(
+        ["bash", "-c", f"builtin printf %s {quote_shell(value)}"], capture_output=True, check=True
+    )
+    assert shown.stdout.decode() == value
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\u2028b", "a\x85b"])
+def test_directives_take_no_line_breaks(value: str) -> None:
+    with pytest.raises(DhhpcError, match="line break or control character"):
+        quote_directive(value)
+
+
+def test_a_logs_path_takes_no_backslash() -> None:
+    assert quote_file_pattern("/a b/%j") == '"/a b/%%j"'
+    with pytest.raises(DhhpcError, match="backslash"):
+        quote_file_pattern("/a\\b")
