@@ -64,11 +64,13 @@ def cache_folder() -> Path | None:
 def compile_kernel(function: Function) -> Function:
     """Decorate a kernel: compiled by Numba on its first call, without the interpreter's lock, and cached."""
     folder = cache_folder()
-    configured = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder) if folder else configured
+    settings: Any = numba.config
+    configured = settings.CACHE_DIR
+    settings.CACHE_DIR = str(folder) if folder else configured
     try:
-        return numba.njit(nogil=True, cache=folder is not None, fastmath=_FAST_MATH, error_model="numpy")(
-            function
-        )
+        compiled: Any = numba.njit(
+            nogil=True, cache=folder is not None, fastmath=_FAST_MATH, error_model="numpy"
+        )(function)
     finally:
-        numba.config.CACHE_DIR = configured
+        settings.CACHE_DIR = configured
+    return compiled

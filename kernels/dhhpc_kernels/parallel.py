@@ -42,7 +42,7 @@ def set_threads(count: int) -> None:
 
 
 def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
-    """Run task(*call) for every call, on this thread and the pool's. The calls must write to separate places."""
+    """Run task(*call) for every call, on this thread and the pool's. Each must write to its own places."""
     global _pool, _pool_process
     if _threads == 1 or len(calls) < 2:
         for call in calls:

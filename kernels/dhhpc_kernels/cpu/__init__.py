@@ -1,6 +1,7 @@
 """Kernels of the CPU: C-contiguous float32 arrays in NCHW order, written into given output arrays.
 
-`stride`, `padding`, `dilation`, `kernel` are (height, width) tuples. Gradients are overwritten, never added to.
+`stride`, `padding`, `dilation` and `kernel` are (height, width) tuples. Gradients are overwritten, never
+added to.
 """
 
 from dhhpc_kernels.cpu.activations import (

@@ -14,8 +14,17 @@ D = np.float64
 
 @compile_kernel
 def _training(
-    x, gamma, beta, running_mean, running_variance, out, saved_mean, saved_inverse, momentum, epsilon
-):
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_variance: np.ndarray,
+    out: np.ndarray,
+    saved_mean: np.ndarray,
+    saved_inverse: np.ndarray,
+    momentum: float,
+    epsilon: float,
+) -> None:
     batch, channels, length = x.shape
     count = batch * length
     for c in range(channels):
@@ -44,7 +53,15 @@ def _training(
 
 
 @compile_kernel
-def _inference(x, gamma, beta, running_mean, running_variance, out, epsilon):
+def _inference(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_variance: np.ndarray,
+    out: np.ndarray,
+    epsilon: float,
+) -> None:
     batch, channels, length = x.shape
     for n in range(batch):
         for c in range(channels):
@@ -56,7 +73,16 @@ def _inference(x, gamma, beta, running_mean, running_variance, out, epsilon):
 
 
 @compile_kernel
-def _backward(x, grad_out, gamma, saved_mean, saved_inverse, grad_x, grad_gamma, grad_beta):
+def _backward(
+    x: np.ndarray,
+    grad_out: np.ndarray,
+    gamma: np.ndarray,
+    saved_mean: np.ndarray,
+    saved_inverse: np.ndarray,
+    grad_x: np.ndarray,
+    grad_gamma: np.ndarray,
+    grad_beta: np.ndarray,
+) -> None:
     batch, channels, length = x.shape
     count = batch * length
     for c in range(channels):
@@ -134,7 +160,7 @@ def batch_normalization_backward(
     grad_gamma: np.ndarray,
     grad_beta: np.ndarray,
 ) -> None:
-    """Gradients by x (shape of x; may be grad_out itself), gamma and beta (C,) of the training-mode forward."""
+    """Gradients by x (may be written over grad_out), gamma and beta (C,) of the training-mode forward."""
     _backward(
         planes(x),
         planes(grad_out),

@@ -1,4 +1,4 @@
-"""Two-dimensional convolution (cross-correlation, as every deep-learning library calls it) and its gradients."""
+"""Two-dimensional convolution (cross-correlation, as in all deep-learning libraries) and its gradients."""
 
 import functools
 
@@ -24,7 +24,7 @@ def _forward_plan(
     dilation: Pair,
     groups: int,
 ) -> Plan:
-    """The correlation of x with the weights: one plane a channel and phase of the stride that a tap touches."""
+    """The correlation of x with the weights: one plane a channel and phase of the stride."""
     kernels, channels, height, width = weight_shape
     taps = [(r * dilation[0], s * dilation[1]) for r in range(height) for s in range(width)]
     phases = sorted({(y % stride[0], x % stride[1]) for y, x in taps})
@@ -110,8 +110,7 @@ def convolution_workspace(
 ) -> int:
     """Number of float32 the three convolution functions need as workspace for these shapes.
 
-    With fewer threads at the time of the call than now, they use the larger workspace; with more, they run on
-    as many threads as it suffices for.
+    It is for the number of threads set now. If more are set later, the functions use as many as fit in it.
     """
     out_size = _output_size(x_shape, weight_shape, stride, padding, dilation)
     forward = _forward_plan(x_shape[1], weight_shape, out_size, stride, padding, dilation, groups)
@@ -124,6 +123,12 @@ def convolution_workspace(
         ),
         sum(_weights_part(forward, last - first) for first, last in shares(blocks, threads())),
     )
+
+
+def _check_workspace(workspace: np.ndarray, size: int) -> None:
+    """The kernels write without bounds checks."""
+    if workspace.size < size:
+        raise ValueError(f"the workspace lacks {size - workspace.size} floats: see convolution_workspace")
 
 
 def _correlate(
@@ -143,6 +148,7 @@ def _correlate(
     )
     correlation.pack_weights(grouped, packed, plan, source_first)
     part = _correlation_part(plan)
+    _check_workspace(workspace, part)
     units = source.shape[0] * -(-plan.grid_rows // plan.stripe_rows)
     run_parallel(
         correlation.correlate,
@@ -229,6 +235,7 @@ def convolution_backward_weights(
     count = threads()
     while count > 1 and workspace.size < sum(_weights_part(plan, b - a) for a, b in shares(blocks, count)):
         count -= 1
+    _check_workspace(workspace, sum(_weights_part(plan, b - a) for a, b in shares(blocks, count)))
     calls = []
     place = 0
     for first, last in shares(blocks, count):

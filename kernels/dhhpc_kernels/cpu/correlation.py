@@ -1,10 +1,10 @@
 """The engine under convolution: correlation of packed planes with a table of taps.
 
-Forward, backward-data and transposed convolution are one computation. A source image is copied, a stripe of
-rows at a time, into zero-padded planes (with a stride above 1, one plane a phase: pixels that many apart become
-neighbours). A pixel of the target then is a sum over source channels and taps whose addresses are the pixel's
-own plus a fixed offset a tap, so no matrix of columns is ever built, and the pixels of a stripe are one flat
-run for the vector units: the few positions past a row's end are computed and dropped.
+Forward, backward-data and transposed convolution are one computation. A source image is copied, a
+stripe of rows at a time, into zero-padded planes (with a stride above 1, one plane a phase: pixels that many
+apart become neighbours). A pixel of the target then is a sum over source channels and taps whose addresses
+are the pixel's own plus a fixed offset a tap. So no matrix of columns is ever built, and the pixels of a
+stripe are one flat run for the vector units: the few positions past a row's end are computed and dropped.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products, multiply_tile
 
 Pair = tuple[int, int]
 F = np.float32
@@ -22,7 +22,7 @@ _LONGEST_RUN = 2048  # pixels of a stripe
 
 
 class Plan(NamedTuple):
-    """How one correlation walks over its arrays. The target's pixels are numbered on a grid, a phase at a time."""
+    """How one correlation walks over its arrays; the target's pixels lie on a grid, one a phase."""
 
     groups: int
     source_channels: int  # of a group
@@ -63,8 +63,8 @@ def make_plan(
 ) -> Plan:
     """Lay out a correlation.
 
-    span: the farthest tap in plane rows and columns. phases: of each target phase its taps as (tap index, plane
-    of the channel, row, column in the plane).
+    span: the farthest tap in plane rows and columns. phases: of each target phase its taps as (tap index,
+    plane of the channel, row, column in the plane).
     """
     grid_rows, grid_columns = grid
     pitch = grid_columns + span[1]
@@ -261,8 +261,8 @@ def correlate_weights(
 ) -> None:
     """Register blocks first to last (of every group's target channels) of grad_weight (groups, K, C*taps).
 
-    The plan is the forward correlation's. workspace: planes_size, then ROWS runs a block, then ROWS * (depth +
-    VECTORS) sums a block.
+    The plan is the forward correlation's. workspace: planes_size, then ROWS runs a block, then
+    ROWS * (depth + VECTORS) sums a block.
     """
     batch = source.shape[0]
     channels = plan.source_channels

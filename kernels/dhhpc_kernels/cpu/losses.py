@@ -1,7 +1,7 @@
 """Losses: the mean over the batch of each sample's loss, and its gradient by the prediction in the same call.
 
 A sample's loss is a mean over its own pixels (and channels where said), so averaging gradients over ranks
-with equal batches is exact. Losses are summed in float32 over blocks of pixels and in float64 over the blocks.
+with equal batches is exact. Losses are summed in float32 over a block of pixels, in float64 over the blocks.
 """
 
 import math
@@ -163,7 +163,7 @@ def _mean_squared_error(
 
 
 def softmax_cross_entropy(logits: np.ndarray, targets: np.ndarray, grad: np.ndarray) -> float:
-    """Cross-entropy of softmax(logits), - sum over classes of targets * log softmax, mean over pixels and batch.
+    """- sum over classes of targets * log softmax(logits), mean over pixels and batch.
 
     All float32 (N,C) or (N,C,H,W); targets are one-hot or probabilities, classes on axis 1.
     """
@@ -192,8 +192,8 @@ def binary_cross_entropy(probabilities: np.ndarray, targets: np.ndarray, grad: n
 def dice(probabilities: np.ndarray, targets: np.ndarray, grad: np.ndarray, smooth: float = 1.0) -> float:
     """1 - mean over samples and channels of (2 sum(p t) + smooth) / (sum p + sum t + smooth).
 
-    float32 (N,C,...), the sums over a channel's pixels (Milletari et al. 2016, with plain sums below). A sample
-    without channels' pixels set and an empty prediction has loss 0. If smooth is 0, such a sample gives NaN.
+    float32 (N,C,...); the inner sums run over a channel's pixels (Milletari et al. 2016, but with plain sums
+    below the line). An empty channel predicted empty has loss 0, or NaN if smooth is 0.
     """
     count = grad.shape[0] * grad.shape[1]
     return float(

@@ -93,11 +93,20 @@ def _pointer(
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [start])
 
 
-@intrinsic
-def multiply_tile(
-    typing_context, weights, weight, offsets, offset, depth, source, place, target, start, pitch
-):
-    """target[start + i*pitch + j] = sum over k of weights[weight + k*ROWS + i] * source[place + offset_k + j].
+def _multiply_tile(
+    typing_context: Any,
+    weights: Any,
+    weight: Any,
+    offsets: Any,
+    offset: Any,
+    depth: Any,
+    source: Any,
+    place: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+) -> tuple[Any, Any]:
+    """target[start + i*pitch + j] = sum over k of weights[weight + k*ROWS + i] * source[place + offset_k + j]
 
     i below ROWS, j below COLUMNS, k below depth (at least 1), offset_k = offsets[offset + k].
     """
@@ -146,8 +155,19 @@ def multiply_tile(
     return signature, generate
 
 
-@intrinsic
-def add_products(typing_context, rows, row, row_pitch, source, offsets, offset, length, target, start, pitch):
+def _add_products(
+    typing_context: Any,
+    rows: Any,
+    row: Any,
+    row_pitch: Any,
+    source: Any,
+    offsets: Any,
+    offset: Any,
+    length: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+) -> tuple[Any, Any]:
     """target[start + i*pitch + v] += sum over p of rows[row + i*row_pitch + p] * source[offset_v + p].
 
     i below ROWS, v below VECTORS, p below length rounded up to LANES, offset_v = offsets[offset + v].
@@ -201,3 +221,7 @@ def add_products(typing_context, rows, row, row_pitch, source, offsets, offset, 
         return context.get_dummy_value()
 
     return signature, generate
+
+
+multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
+add_products: Callable[..., None] = intrinsic(_add_products)

@@ -8,13 +8,26 @@ F = np.float32
 
 
 @compile_kernel
-def _sgd(parameters, gradients, learning_rate, weight_decay):
+def _sgd(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    learning_rate: np.float32,
+    weight_decay: np.float32,
+) -> None:
     for i in range(parameters.size):
         parameters[i] -= learning_rate * (gradients[i] + weight_decay * parameters[i])
 
 
 @compile_kernel
-def _sgd_momentum(parameters, gradients, velocity, learning_rate, momentum, nesterov, weight_decay):
+def _sgd_momentum(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    velocity: np.ndarray,
+    learning_rate: np.float32,
+    momentum: np.float32,
+    nesterov: bool,
+    weight_decay: np.float32,
+) -> None:
     for i in range(parameters.size):
         gradient = gradients[i] + weight_decay * parameters[i]
         speed = momentum * velocity[i] + gradient
@@ -24,20 +37,20 @@ def _sgd_momentum(parameters, gradients, velocity, learning_rate, momentum, nest
 
 @compile_kernel
 def _adam(
-    parameters,
-    gradients,
-    first_moment,
-    second_moment,
-    rate,
-    keep,
-    beta1,
-    new1,
-    beta2,
-    new2,
-    root,
-    epsilon,
-    decay,
-):
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first_moment: np.ndarray,
+    second_moment: np.ndarray,
+    rate: np.float32,
+    keep: np.float32,
+    beta1: np.float32,
+    new1: np.float32,
+    beta2: np.float32,
+    new2: np.float32,
+    root: np.float32,
+    epsilon: np.float32,
+    decay: np.float32,
+) -> None:
     for i in range(parameters.size):
         parameter = parameters[i]
         gradient = gradients[i] + decay * parameter
@@ -57,7 +70,7 @@ def sgd_step(
     nesterov: bool,
     weight_decay: float,
 ) -> None:
-    """Stochastic gradient descent, with momentum (Sutskever et al. 2013) if velocity is given; it starts at 0.
+    """Stochastic gradient descent, with momentum (Sutskever et al. 2013) if velocity, at first 0, is given.
 
     gradient = gradients + weight_decay * parameters; velocity = momentum * velocity + gradient;
     parameters -= learning_rate * (velocity, or gradient + momentum * velocity if nesterov).

@@ -12,6 +12,20 @@ F = np.float32
 
 
 @compile_kernel
+def _take_larger(
+    values: np.ndarray, places: np.ndarray, step: int, best: np.ndarray, where: np.ndarray
+) -> None:
+    """Put every step-th of values and its place into best and where, if larger; NaN is the largest."""
+    for i in range(best.size):
+        value = values[i * step]
+        place = places[i * step]
+        # Of equal values the first in row-major order wins.
+        larger = (value > best[i]) | (value != value) | ((value == best[i]) & (place < where[i]))
+        best[i] = value if larger else best[i]
+        where[i] = place if larger else where[i]
+
+
+@compile_kernel
 def _max_forward(
     x: np.ndarray, out: np.ndarray, indices: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
 ) -> None:
@@ -31,24 +45,29 @@ def _max_forward(
                 line = x[plane, y]
                 for i in range(width_x):
                     value = line[i]
-                    larger = value > largest[i] or value != value
+                    larger = (value > largest[i]) | (value != value)
                     largest[i] = value if larger else largest[i]
                     places[i] = np.int32(y * width_x + i) if larger else places[i]
             values = out[plane, row]
             wheres = indices[plane, row]
             for i in range(width):
-                left = max(i * stride[1] - padding[1], 0)
-                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
-                best = largest[left]
-                place = places[left]
-                for position in range(left + 1, right):
-                    value = largest[position]
-                    # Of equal values the first in row-major order wins.
-                    larger = value > best or value != value or (value == best and places[position] < place)
-                    best = value if larger else best
-                    place = places[position] if larger else place
-                values[i] = best
-                wheres[i] = place
+                values[i] = F(-np.inf)
+                wheres[i] = np.int32(2**31 - 1)
+            for tap in range(kernel[1]):
+                offset = tap - padding[1]
+                first = max(0, -(offset // stride[1]))
+                last = max(first, min(width, (width_x - 1 - offset) // stride[1] + 1))
+                tap_values = largest[first * stride[1] + offset :]
+                tap_places = places[first * stride[1] + offset :]
+                best = values[first:last]
+                where = wheres[first:last]
+                # A constant step vectorises.
+                if stride[1] == 1:
+                    _take_larger(tap_values, tap_places, 1, best, where)
+                elif stride[1] == 2:
+                    _take_larger(tap_values, tap_places, 2, best, where)
+                else:
+                    _take_larger(tap_values, tap_places, stride[1], best, where)
 
 
 @compile_kernel
@@ -123,8 +142,8 @@ def _check_windows(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, p
     for axis, size_x, size in zip((0, 1), x.shape[2:], out.shape[2:], strict=True):
         if padding[axis] >= kernel[axis] or (size - 1) * stride[axis] - padding[axis] >= size_x:
             raise ValueError(
-                f"pooling of {x.shape} to {out.shape} with kernel {kernel}, stride {stride}, padding {padding} "
-                "has a window without a pixel"
+                f"pooling of {x.shape} to {out.shape} with kernel {kernel}, stride {stride} and padding "
+                f"{padding} has a window without a pixel"
             )
 
 
@@ -133,8 +152,8 @@ def max_pooling_forward(
 ) -> None:
     """out (N,C,OH,OW) = largest value of each window of x (N,C,H,W), NaN if it holds one.
 
-    indices (int32, shape of out) = where it stood in its plane, row * W + column; the first one on a tie. Padding
-    never wins. Rows and columns of windows are as many as out has, so a ceiling-mode output works too.
+    indices (int32, shape of out) = where it stood in its plane, row * W + column; the first one on a tie.
+    Padding never wins. There are as many windows as out has pixels, so a ceiling-mode output works too.
     ValueError if a window would hold padding only.
     """
     _check_windows(x, out, kernel, stride, padding)

@@ -7,7 +7,6 @@ implied by out's shape.
 
 import numpy as np
 
-from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.convolution import (
     Pair,
     convolution_backward_weights,
@@ -15,6 +14,7 @@ from dhhpc_kernels.cpu.convolution import (
     convolution_workspace,
     transposed,
 )
+from dhhpc_kernels.cpu.correlation import sum_channels
 
 
 def transposed_convolution_workspace(
