@@ -15,14 +15,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import yaml
 
-from dhhpc.data.targets import Task
+from dhhpc.data.targets import Task, foreground_classes
 from dhhpc.documents import Document, line_of, read_document, write_document
 from dhhpc.errors import DhhpcError
 
@@ -67,9 +67,6 @@ class Split(Document):
     validation: list[int] = pydantic.Field(default_factory=list)
     test: list[int] = pydantic.Field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[str, list[int]]]:  # type: ignore[override]
-        return ((name, getattr(self, name)) for name in SPLITS)
-
 
 class Dataset(Document):
     """A whole dataset file; `read_dataset` also checks what needs more than one key to be judged."""
@@ -109,6 +106,11 @@ class Dataset(Document):
     def folder(self) -> Path:
         """What relative locations are relative to."""
         return self._path.parent if self._path else Path()
+
+    @property
+    def splits(self) -> dict[str, list[int]]:
+        """The indices of every split by name; nothing for a dataset that is not divided."""
+        return {} if self.split is None else {name: getattr(self.split, name) for name in SPLITS}
 
     @property
     def task(self) -> Task:
@@ -206,6 +208,11 @@ def problems(dataset: Dataset) -> list[Problem]:
     found: list[Problem] = []
     for name in sorted({name for name in dataset.classes if dataset.classes.count(name) > 1}):
         found.append((("classes",), f"`{name}` stands there twice; name every class once"))
+    if dataset.task == "segmentation":
+        count = len(foreground_classes(dataset.classes))
+        if not 1 <= count <= 255:
+            message = f"{count} foreground classes; masks tell 1 to 255 apart (a first `background` is none)"
+            found.append((("classes",), message))
     found += label_problems(dataset)
     seen: dict[str, int] = {}
     for number, image in enumerate(dataset.images):
@@ -247,7 +254,7 @@ def split_problems(dataset: Dataset) -> list[Problem]:
     """Indices of the split that are out of range, or there twice."""
     found: list[Problem] = []
     place: dict[int, str] = {}
-    for name, indices in dataset.split or ():
+    for name, indices in dataset.splits.items():
         for index in indices:
             count = len(dataset.images)
             if not 0 <= index < count:
@@ -287,7 +294,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     classification = dataset.task == "classification"
     splits: dict[str, Any] = {}
     assigned = 0
-    for name, indices in dataset.split or ():
+    for name, indices in dataset.splits.items():
         images = [dataset.images[index] for index in indices]
         assigned += len(images)
         splits[name] = {"images": len(images)}

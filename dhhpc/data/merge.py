@@ -38,7 +38,7 @@ def merge(datasets: Sequence[Dataset], name: str) -> Dataset:
                 )
             owner[key] = dataset
             images.append(moved)
-        for part, indices in dataset.split or ():
+        for part, indices in dataset.splits.items():
             getattr(split, part).extend(offset + index for index in indices)
     return Dataset(
         name=name,

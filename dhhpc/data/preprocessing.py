@@ -82,7 +82,7 @@ class PreprocessSummary:
         written, reused: shards made by this run, and found finished from an earlier one.
         skipped: images left out (on_error: skip).
         bytes: size of all shards.
-        seconds: wall time of the run that made the shards.
+        seconds: wall time of the run that made the shards, or the last of them.
     """
 
     output: Path
@@ -112,7 +112,8 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
 
     Raises:
         DhhpcError: the dataset is wrong or has no split; an image is damaged (on_error: stop) or all are;
-            images give samples of different shapes; a shard cannot be written.
+            images give samples of different shapes; a shard cannot be written; the output holds the shards of
+            another dataset.
     """
     started = time.monotonic()
     dataset = read_dataset(document.folder / document.dataset)
@@ -122,6 +123,7 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(output, error) from None
+    refuse_other_dataset(output, dataset)
     work = ShardWork(dataset, recipe_of(document, dataset, world), output)
     if world.rank == 0:
         sweep(output, shards)
@@ -146,13 +148,26 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
         index, problem = world.broadcast_object((index, problem))
         if problem:
             raise DhhpcError(problem)
-    samples = {name: 0 for name, indices in dataset.split or () if indices}
+    samples = {name: 0 for name, indices in dataset.splits.items() if indices}
     for record in index.shards:
         samples[record.split] += record.samples
     size = sum(record.bytes for record in index.shards)
     return PreprocessSummary(
         output, samples, len(shards) - reused, reused, index.skipped, size, round(index.seconds, 3)
     )
+
+
+def refuse_other_dataset(output: Path, dataset: Dataset) -> None:
+    """Keep the finished shards of another dataset from being replaced by a wrong `output`."""
+    try:
+        found = read_index(output).dataset
+    except DhhpcError:
+        return
+    if found != dataset.name:
+        raise DhhpcError(
+            f"{output}: holds the shards of dataset `{found}`, not of `{dataset.name}`; "
+            f"choose another output or delete that folder"
+        )
 
 
 def plan(dataset: Dataset, images_per_shard: int) -> list[Shard]:
@@ -162,7 +177,7 @@ def plan(dataset: Dataset, images_per_shard: int) -> list[Shard]:
         DhhpcError: it has no split, or an image in a split has no label.
     """
     shards = []
-    for split, indices in dataset.split or ():
+    for split, indices in dataset.splits.items():
         for index in indices:
             if dataset.images[index].label is None:
                 raise DhhpcError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dhhpc import ecvl
 from dhhpc.errors import DhhpcError
-from dhhpc.files import write_error
+from dhhpc.files import replacing
 
 SECRET_NAME = "pseudonyms.key"
 
@@ -19,12 +19,12 @@ def dataset_secret(path: Path) -> bytes:
         DhhpcError: the file holds no secret, or cannot be read or made.
     """
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(ecvl.new_secret().hex() + "\n")
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise DhhpcError(f"{write_error(path, error)}, or name another file in `secret`") from None
+        if not path.exists():
+            with replacing(path) as temporary:
+                os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600))
+                temporary.write_text(ecvl.new_secret().hex() + "\n", encoding="ascii")
+    except DhhpcError as error:
+        raise DhhpcError(f"{error}, or name another file in `secret`") from None
     try:
         secret = bytes.fromhex(path.read_text(encoding="ascii"))
     except OSError as error:

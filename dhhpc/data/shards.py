@@ -58,7 +58,7 @@ class ShardIndex(Document):
         sample_shape: (channels, height, width) of every image.
         pipeline: the preprocessing steps; `pipeline_hash` is the SHA-256 of everything that shapes the
             samples.
-        seconds: wall time of the preprocessing that wrote the shards (T2 of the KPI toppi).
+        seconds: wall time of the run that finished the shards (T2 of the KPI toppi).
     """
 
     schema_version: Literal[1] = 1

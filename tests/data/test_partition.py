@@ -22,7 +22,7 @@ def dataset_of(labels, groups=None, classes=("a", "b", "c")):
 
 
 def sizes(dataset):
-    return tuple(len(indices) for _, indices in dataset.split)
+    return tuple(len(indices) for indices in dataset.splits.values())
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_every_image_once_and_sizes_by_the_ratios(labels, ratios, stratify, seed
     named = dict(zip(SPLITS, ratios, strict=True))
     assume(min(ratio for ratio in ratios if ratio) * len(labels) >= 1)  # else a split may stay empty: refused
     divided = partition(dataset_of(labels), named, seed, stratify=stratify)
-    everything = sorted(index for _, indices in divided.split for index in indices)
+    everything = sorted(index for indices in divided.splits.values() for index in indices)
     assert everything == list(range(len(labels)))
-    for name, indices in divided.split:
+    for name, indices in divided.splits.items():
         assert abs(len(indices) - named[name] * len(labels)) < 1
         if stratify:
             for label in "abc":
@@ -100,11 +100,13 @@ def test_no_group_is_in_two_splits(pairs, stratify, seed):
     assume(largest * 8 <= len(labels))  # else a split may stay empty, which is refused
     divided = partition(dataset_of(labels, groups), ratios, seed, stratify=stratify, group_by="patient")
     owner = {}
-    for name, indices in divided.split:
+    for name, indices in divided.splits.items():
         for index in indices:
             assert owner.setdefault(groups[index], name) == name
-    assert sorted(index for _, indices in divided.split for index in indices) == list(range(len(labels)))
-    for name, indices in divided.split:
+    assert sorted(index for indices in divided.splits.values() for index in indices) == list(
+        range(len(labels))
+    )
+    for name, indices in divided.splits.items():
         assert abs(len(indices) - ratios[name] * len(labels)) <= 2 * largest
 
 

@@ -178,6 +178,8 @@ def test_other_refusals(volumes, photographs):
     assert "no image is in a split; run `dhhpc dataset partition`" in refusal(root)
     (root / "dataset.yml").write_text(text.replace("label: mask1.nii.gz", "label: null"))
     assert "images.1 has no label" in refusal(root)
+    (root / "dataset.yml").write_text(text.replace("- nodule", "- background"))
+    assert "0 foreground classes" in refusal(root)
     (root / "dataset.yml").write_text(text)
     array = nibabel.Nifti1Image(np.zeros((16, 18, 4), np.float32), np.eye(4))
     for name in ("scan1", "mask1"):
@@ -222,6 +224,16 @@ def test_a_rerun_makes_only_what_is_missing_stale_or_damaged(volumes):
     array = nibabel.Nifti1Image(np.zeros((16, 16, 4), np.float32), np.eye(4))
     nibabel.save(array, root / "scan4.nii.gz")
     assert run(root).written == 1
+
+
+def test_shards_of_another_dataset_are_not_replaced(volumes):
+    root = volumes(2)
+    run(root)
+    before = contents(root / "shards")
+    text = (root / "dataset.yml").read_text()
+    (root / "dataset.yml").write_text(text.replace("name: lungs", "name: livers"))
+    assert "holds the shards of dataset `lungs`, not of `livers`" in refusal(root)
+    assert contents(root / "shards") == before
 
 
 def test_the_index_tells_how_the_shards_were_made(volumes):
