@@ -1,0 +1,128 @@
+"""Training as batch jobs, from `dhhpc submit` to the run record, on two SLURM nodes and in the background."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from dhhpc.batch import JobRecord, find_job, scheduler_for
+from dhhpc.batch.jobs import JobStatus
+from dhhpc.batch.virtual_cluster import VirtualCluster
+from dhhpc.data.shards import ShardIndex, record_of, write_index, writing_shard
+
+SIZE = 16
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """Twelve noisy squares to segment, and an experiment on them whose run folder is `run`."""
+    shard = tmp_path / "shards" / "training-00000.h5"
+    shard.parent.mkdir()
+    masks = np.zeros((12, SIZE, SIZE), np.uint8)
+    masks[:, 4:12, 4:12] = 1
+    noise = np.random.default_rng(1).normal(0, 0.3, masks.shape)
+    with writing_shard(shard, "float32") as writer:
+        images = (masks + noise).astype(np.float32)[:, None]
+        writer.extend(images, masks, None, [f"square-{index}" for index in range(len(masks))])
+    index = ShardIndex(
+        dataset="squares",
+        task="segmentation",
+        classes=["square"],
+        sample_shape=(1, SIZE, SIZE),
+        dtype="float32",
+        regions=False,
+        shards=[record_of(shard, "training", len(masks))],
+        pipeline=[],
+        pipeline_hash="0" * 64,
+        seconds=0.0,
+    )
+    write_index(shard.parent, index)
+    document = {
+        "name": "squares",
+        "data": {"shards": "shards"},
+        "network": {"name": "unet", "channels": [4, 8]},
+        "loss": "binary_cross_entropy",
+        "optimizer": {"name": "sgd", "learning_rate": 0.1},
+        "batch_size": 3,
+        "epochs": 2,
+        "output": "run",
+    }
+    path = tmp_path / "experiment.yml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def submit(experiment: Path, *options: str) -> JobRecord:
+    """`dhhpc submit train` from another folder than the experiment's."""
+    command = [sys.executable, "-m", "dhhpc", "submit", "train", str(experiment), "--json", *options]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return find_job(json.loads(done.stdout)["id"])
+
+
+def record_of_run(experiment: Path) -> dict[str, Any]:
+    return json.loads((experiment.parent / "run" / "run.json").read_text())
+
+
+def finish(job: JobRecord) -> JobStatus:
+    status = scheduler_for(job.scheduler).wait(job, timeout=120)
+    assert status.state == "COMPLETED", Path(job.log).read_text()
+    return status
+
+
+def cancel_and_resume(experiment: Path, *options: str) -> None:
+    """Cancel a long training job once it has written a checkpoint, and let another job go on from there."""
+    experiment.write_text(experiment.read_text().replace("epochs: 2", "epochs: 1000"))
+    job = submit(experiment, *options)
+    scheduler = scheduler_for(job.scheduler)
+    end = time.monotonic() + 120
+    while not list((experiment.parent / "run").glob("checkpoints/*")):
+        assert time.monotonic() < end, Path(job.log).read_text()
+        time.sleep(0.05)
+    scheduler.cancel(job)
+    assert scheduler.wait(job, timeout=30).state == "CANCELLED"
+    stopped = record_of_run(experiment)
+    assert stopped["status"] == "stopped", Path(job.log).read_text()
+    epochs = len(stopped["history"])
+    assert 1 <= epochs < 1000
+    experiment.write_text(experiment.read_text().replace("epochs: 1000", f"epochs: {epochs + 2}"))
+    finish(submit(experiment, *options, "--resume"))
+    resumed = record_of_run(experiment)
+    assert (resumed["status"], resumed["ranks"], len(resumed["history"])) == ("finished", 2, epochs + 2)
+
+
+@pytest.mark.slurm
+def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) -> None:
+    job = submit(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
+    assert finish(job).exit_code == 0
+    nodes = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%N")
+    assert nodes == "node[1-2]\n"
+    run = record_of_run(experiment)
+    assert (run["status"], run["ranks"], run["launcher"]) == ("finished", 2, "srun")
+    assert run["slurm_job_id"] == job.id
+    assert len(run["history"]) == 2
+    assert (experiment.parent / "run" / "model.onnx").stat().st_size > 0
+
+
+@pytest.mark.slurm
+def test_a_cancelled_slurm_job_resumes(experiment: Path, cluster: VirtualCluster) -> None:
+    cancel_and_resume(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
+
+
+def test_training_in_the_background(experiment: Path) -> None:
+    job = submit(experiment, "--ranks-per-node", "1", "--time", "5")
+    assert finish(job).exit_code == 0
+    run = record_of_run(experiment)
+    assert (run["status"], run["ranks"]) == ("finished", 1)
+
+
+def test_a_cancelled_background_job_of_two_ranks_resumes(experiment: Path) -> None:
+    cancel_and_resume(experiment, "--ranks-per-node", "2")
