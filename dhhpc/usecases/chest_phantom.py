@@ -14,7 +14,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-AIR, FAT, MUSCLE, BLOOD, MARROW, CORTEX = -1000.0, -95.0, 48.0, 42.0, 190.0, 700.0
+AIR, LUMEN, FAT, MUSCLE, BLOOD, MARROW, CORTEX = -1000.0, -960.0, -95.0, 48.0, 42.0, 190.0, 700.0
 # A vessel splits into two of the same flow: 2 r'^3 = r^3 (Murray's law, 1926).
 MURRAY = 2 ** (-1 / 3)
 
@@ -203,7 +203,7 @@ class Tube:
 
 
 def grow_vessels(chest: Chest, rng: np.random.Generator, generations: int = 8) -> list[Tube]:
-    """The branching pulmonary vessels of both lungs, from the hilum to near the pleura, a generation at a time."""
+    """The branching pulmonary vessels of both lungs, from the hilum to near the pleura."""
     # Sixteen trunks a lung, all around the axis from hilum to side, so that no part stays without vessels.
     side = np.repeat([-1.0, 1.0], 16)
     turn = np.tile(np.arange(16) * 2 * np.pi / 8, 2) + rng.uniform(-0.3, 0.3, 32)
@@ -232,7 +232,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def airways(chest: Chest, rng: np.random.Generator) -> list[Tube]:
+def airways(rng: np.random.Generator) -> list[Tube]:
     """Trachea and main bronchi."""
     carina = np.array([0.0, 12.0, rng.uniform(20, 45)])
     return [
@@ -309,9 +309,7 @@ def render(
     paint(volume, skin + chest.fat, MUSCLE, edge)
     paint(volume, cavity, FAT + 40, edge)
     paint_bones(volume, chest, cavity, gx, gy, gz, edge)
-    paint(
-        volume, ellipsoid(gx, gy, gz, chest.heart, tuple(axis - 4 for axis in chest.heart_axes)), BLOOD, edge
-    )
+    paint(volume, ellipsoid(gx, gy, gz, chest.heart, chest.heart_axes) + 4, BLOOD, edge)
     dome = ellipsoid(gx, gy, gz, (-62, 5, chest.dome_height - 85), (71, 73, 84))
     paint(volume, np.maximum(dome, cavity), 60.0, edge)
     for center, radius in (((17, chest.spine_y * 0.72), 13), ((-14, -32), 16), ((12, -14), 13)):
@@ -320,17 +318,12 @@ def render(
     paint(volume, lung, gravity, edge)
     for tube in grow_vessels(chest, rng):
         paint_tube(volume, x, y, z, tube, BLOOD, edge)
-    for tube in airways(chest, rng):
-        paint_tube(
-            volume,
-            x,
-            y,
-            z,
-            dataclasses.replace(tube, start_radius=tube.start_radius + 2, end_radius=tube.end_radius + 2),
-            MUSCLE,
-            edge,
-        )
-        paint_tube(volume, x, y, z, tube, -960.0, edge)
+    tubes = airways(rng)
+    # All walls before all lumens: they join at the carina.
+    for widened, value in ((2.0, MUSCLE), (0.0, LUMEN)):
+        for tube in tubes:
+            start_radius, end_radius = tube.start_radius + widened, tube.end_radius + widened
+            paint_tube(volume, x, y, z, Tube(tube.start, tube.end, start_radius, end_radius), value, edge)
     mask = np.zeros(volume.shape, dtype=np.uint8)
     for nodule in nodules:
         reach = nodule.reach + edge

@@ -140,7 +140,7 @@ def read_dataset(path: Path) -> Dataset:
 
 
 def damaged(path: Path, error: Exception) -> DhhpcError:
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0].split(" - ")[0].rstrip(".") if str(error) else type(error).__name__
     return DhhpcError(f"{path}: damaged or truncated DICOM ({reason}); copy it anew from its source")
 
 

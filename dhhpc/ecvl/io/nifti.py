@@ -35,8 +35,10 @@ def read(path: Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            file = nibabel.Nifti2Image if is_nifti2(path) else nibabel.Nifti1Image
-            nifti = file.from_filename(path)
+            # The whole stream is unpacked, so that its checksum is compared.
+            content = gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
+            is_second = content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the header's size
+            nifti = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
             data = np.asanyarray(nifti.dataobj)
             affine = np.asarray(nifti.affine, dtype=np.float64)
             zooms = nifti.header.get_zooms()
@@ -71,10 +73,9 @@ def read(path: Path) -> Image:
     return Image(np.ascontiguousarray(array), "zyx" if array.ndim == 3 else "zyxc", color, spacing, metadata)
 
 
-def is_nifti2(path: Path) -> bool:
-    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-        size = file.read(4)
-    return int.from_bytes(size, "little") == 540 or int.from_bytes(size, "big") == 540
+def is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def write(path: Path, image: Image) -> None:

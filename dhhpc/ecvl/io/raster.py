@@ -36,13 +36,13 @@ def read(path: Path) -> Image:
             with PIL.Image.open(io.BytesIO(content)) as picture:
                 name = str(picture.format)
                 check_whole(content, name)
-                if is_deep_color(picture, content):
-                    pages = [decode_deep_color(content)]
+                if is_beyond_pillow(picture, content):
+                    pages = [decode_by_opencv(content)]
                 else:
                     pages = [array_of(page) for page in PIL.ImageSequence.Iterator(picture)]
     except PIL.UnidentifiedImageError:
         raise DhhpcError(
-            f"{path}: not an image that can be recognised; copy it anew from its source"
+            f"{path}: no image can be recognised in it (truncated?); copy it anew from its source"
         ) from None
     except Exception as error:  # decoders fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -78,6 +78,8 @@ def array_of(page: PIL.Image.Image) -> np.ndarray:
     elif page.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         page = page.convert("RGB")
     array = np.array(page)
+    if page.mode == "I" and page.format == "PNG":  # older Pillow: 16 bits come in 32
+        array = array.astype(np.uint16)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
@@ -92,23 +94,23 @@ def palette_colors(page: PIL.Image.Image) -> np.ndarray:
     return np.ascontiguousarray(array[..., :3])
 
 
-def is_deep_color(picture: PIL.Image.Image, content: bytes) -> bool:
-    """Whether the file holds colour with more than 8 bits a channel."""
+def is_beyond_pillow(picture: PIL.Image.Image, content: bytes) -> bool:
+    """Whether Pillow would change the values: colour with more than 8 bits a channel, deep PGM and PPM."""
     if picture.format == "PNG":
         return content[24] == 16 and content[25] in (2, 4, 6)  # IHDR: bit depth, colour type
     if picture.format == "TIFF":
         bits = picture.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
         return len(bits) > 1 and max(bits) > 8
-    if picture.format == "PPM" and content[:2] in (b"P3", b"P6"):
-        return getattr(picture, "tile", None) is not None and deep_portable(content)
-    return False
+    return picture.format == "PPM" and is_deep_portable(content)
 
 
-def deep_portable(content: bytes) -> bool:
-    """Whether a P3 or P6 header announces a largest value above 255.
+def is_deep_portable(content: bytes) -> bool:
+    """Whether a PGM or PPM header announces a largest value above 255, which Pillow would stretch to 65535.
 
-    Netpbm: magic, width, height, maximum.
+    The header is magic, width, height, maximum, with comments from # to the end of a line (netpbm).
     """
+    if content[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        return False
     words: list[bytes] = []
     for line in content.split(b"\n", 8)[:8]:
         words += line.split(b"#", 1)[0].split()
@@ -117,7 +119,7 @@ def deep_portable(content: bytes) -> bool:
     return False
 
 
-def decode_deep_color(content: bytes) -> np.ndarray:
+def decode_by_opencv(content: bytes) -> np.ndarray:
     import cv2
 
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -157,7 +159,7 @@ def write(path: Path, image: Image) -> None:
         raise DhhpcError(f"{path}: {suffix} cannot hold these colours without loss; write .png or .tif")
     pages = [np.ascontiguousarray(page[..., 0] if page.shape[-1] == 1 else page) for page in array]
     if array.dtype == np.uint16 and array.shape[-1] > 1:
-        content = encode_deep_color(path, suffix, pages)
+        content = encode_by_opencv(path, suffix, pages)
     else:
         content = encode(name, pages)
     with replacing(path) as temporary:
@@ -208,7 +210,7 @@ def encode(name: str, pages: list[np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def encode_deep_color(path: Path, suffix: str, pages: list[np.ndarray]) -> bytes:
+def encode_by_opencv(path: Path, suffix: str, pages: list[np.ndarray]) -> bytes:
     import cv2
 
     if len(pages) > 1:
