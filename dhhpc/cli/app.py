@@ -21,6 +21,7 @@ VERBS: tuple[str, ...] = (
     "jobs",
     "site",
     "usecase",
+    "scale",
 )
 
 app = typer.Typer(

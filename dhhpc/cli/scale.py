@@ -1,0 +1,87 @@
+"""`dhhpc scale`: measure how training scales over ranks, and report it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dhhpc.scaling.results import Results
+
+
+def register(app: typer.Typer) -> None:
+    scale = typer.Typer(no_args_is_help=True, help="Measure how training scales over ranks, and report it.")
+    scale.command("run")(run)
+    scale.command("report")(write_report)
+    app.add_typer(scale, name="scale")
+
+
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yml", help="Which experiment on how many ranks.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of the results, by default scaling-NAME.")
+    ] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="The experiment file, instead of the one the study names.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
+) -> None:
+    """Train an experiment on each rank count of a study, evaluate it, and write the scaling report.
+
+    Every point is a `dhhpc train` of its own. Started again after a failure or a kill, the study keeps the
+    points that are finished.
+
+    Example: dhhpc scale run study.yml --output scaling
+    """
+    from dhhpc import zoo
+    from dhhpc.cli.study_progress import study_progress
+    from dhhpc.scaling.report import report
+    from dhhpc.scaling.runner import run_study
+    from dhhpc.scaling.study import read_study
+
+    folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
+    with study_progress() as watcher:
+        results = run_study(study, folder, zoo.create, experiment, watcher)
+    page = report(folder)
+    print(results.model_dump_json(indent=2) if as_json else as_text(results))
+    if not as_json:
+        print(f"report: {page}")
+
+
+def write_report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a study's results.")],
+) -> None:
+    """Draw the plots and write report.html and report.md again from results.json.
+
+    Example: dhhpc scale report scaling-quickstart
+    """
+    from dhhpc.scaling.report import report
+
+    print(report(folder))
+
+
+def as_text(results: Results) -> str:
+    """The KPIs and test metrics of each rank count."""
+    lines = [f"{'ranks':>5}{'totm (s)':>10}{'speed-up':>10}{'efficiency':>12}{'samples/s':>11}{'core-s':>9}"]
+    for row in results.rows:
+        lines.append(
+            f"{row.ranks:5d}{row.totm:10.1f}{row.speed_up:10.2f}{row.efficiency:12.2f}"
+            f"{row.samples_per_second:11.1f}{row.core_seconds:9.1f}"
+        )
+    shown = ("dice", "iou", "precision", "recall", "f1", "accuracy")
+    names = [name for name in shown if any(name in row.test for row in results.rows)]
+    if names:
+        lines.append(f"{'ranks':>5}" + "".join(f"{name:>11}" for name in names) + "   (test split)")
+        for row in results.rows:
+            cells = (f"{row.test[name]:11.3f}" if name in row.test else f"{'-':>11}" for name in names)
+            lines.append(f"{row.ranks:5d}" + "".join(cells))
+    preprocessing = results.preprocessing
+    design = preprocessing.design_seconds
+    lines.append(
+        f"toppi: T1 (design) {'not entered' if design is None else f'{design:.0f} s'}, "
+        f"T2 (run) {preprocessing.run_seconds:.1f} s"
+        + ("" if preprocessing.toppi is None else f", T1 + T2 {preprocessing.toppi:.1f} s")
+    )
+    return "\n".join(lines)

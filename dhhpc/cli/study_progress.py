@@ -1,0 +1,43 @@
+"""How a study shows on a terminal (a bar for the point that trains) and in a log (plain lines)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dhhpc.scaling.runner import Watcher
+
+
+@contextlib.contextmanager
+def study_progress(indent: str = "") -> Iterator[Watcher]:
+    """A watcher for `dhhpc.scaling.runner.run_study` that writes to stderr."""
+    from dhhpc.scaling.runner import Watcher
+
+    if not sys.stderr.isatty():
+        yield Watcher(lambda line: print(f"{indent}{line}", file=sys.stderr, flush=True))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(indent + "{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def say(line: str) -> None:
+            bar.console.print(f"{indent}{line}", highlight=False, markup=False, soft_wrap=True)
+
+        def progress(done: int, total: int, title: str) -> None:
+            if done == 0:
+                bar.reset(task)
+            bar.update(task, completed=done, total=total, description=title, visible=done < total)
+
+        yield Watcher(say, progress)

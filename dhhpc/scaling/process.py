@@ -1,0 +1,107 @@
+"""Running a `dhhpc` command as a process of its own, as its user would, with its output in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import write_error
+
+POLL_SECONDS = 0.2
+END_SECONDS = 30
+
+
+def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | None = None) -> None:
+    """Run `dhhpc` with `arguments` to its end, its output in `log` (replaced).
+
+    When this process is told to end (Ctrl-C, SIGTERM), the command is ended first.
+
+    Args:
+        poll: called every fifth of a second meanwhile.
+
+    Raises:
+        DhhpcError: the command failed; names it and its last error line.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = open(log, "wb")  # noqa: SIM115 - closed by the `with` below
+    except OSError as error:
+        raise write_error(log, error) from error
+    with output, ending_on_signals():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dhhpc", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(POLL_SECONDS)
+                    break
+                if poll is not None:
+                    poll()
+        except BaseException:
+            end(process)
+            raise
+    if code:
+        raise DhhpcError(
+            f"`dhhpc {' '.join(arguments)}` failed ({ending(code)}): {last_error_line(log)}; see {log}"
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, and kill it if it does not."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """While inside, SIGTERM unwinds this process like Ctrl-C does, so that `finally` blocks run."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    earlier = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words; shells and mpiexec report signal n as 128 + n."""
+    number = -code if code < 0 else code - 128
+    if number in set(signal.Signals):
+        return f"ended by {signal.Signals(number).name}"
+    return f"exit code {code}"
+
+
+def last_error_line(log: Path) -> str:
+    """The last line in a log that dhhpc or Python wrote about an error, else its last line with text."""
+    lines = [
+        line.strip()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    for line in reversed(lines):
+        if line.startswith("dhhpc: "):
+            return line.removeprefix("dhhpc: ")
+    for line in reversed(lines):
+        name = line.split(":")[0].rsplit(".", 1)[-1]
+        if name.isidentifier() and name.endswith(("Error", "Exception")):
+            return line
+    return lines[-1] if lines else "it wrote nothing"

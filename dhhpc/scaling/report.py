@@ -1,0 +1,106 @@
+"""The report of a study: one self-contained HTML file, and Markdown beside its PNGs."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from dhhpc.files import write_text
+from dhhpc.scaling.examples import read_examples
+from dhhpc.scaling.plots import draw
+from dhhpc.scaling.results import Results, read_results
+from dhhpc.scaling.wording import caveats, findings
+
+REPORT_NAME = "report.html"
+PLOTS_FOLDER = "plots"
+CAPTIONS = {
+    "speed-up": "Speed-up over ranks. The dashed line is the ideal: n ranks, n times as fast.",
+    "efficiency": "Efficiency: speed-up divided by ranks. At 1 no rank's time is lost.",
+    "time": "Where the time of training (totm) went, as means over the ranks.",
+    "loss": "Loss of each run by epoch and by time: training solid, validation dashed.",
+    "masks": "Test images with the true mask (solid) and the predicted one (dashed); below, enlarged.",
+}
+METRICS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall", "f1": "F1"}
+
+
+def figure(value: float, digits: int = 0) -> markupsafe.Markup:
+    """A number for HTML: rounded to read, with the exact value of results.json in the element."""
+    return markupsafe.Markup('<data value="{}">{}</data>').format(repr(value), f"{value:.{digits}f}")
+
+
+def plain(value: float, digits: int = 0) -> str:
+    """The same number for Markdown."""
+    return f"{value:.{digits}f}"
+
+
+def report(folder: Path | str) -> Path:
+    """Draw the plots and write `report.html` and `report.md` from `results.json` in a study's folder.
+
+    Returns:
+        The path of the HTML report.
+
+    Raises:
+        DhhpcError: the folder holds no results, or cannot be written.
+    """
+    folder = Path(folder)
+    results = read_results(folder)
+    plots = draw(results, folder / PLOTS_FOLDER, read_examples(folder) if results.masks else None)
+    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.items()}
+    names = {name: f"{PLOTS_FOLDER}/{path.name}" for name, path in plots.items()}
+    write_text(folder / "report.md", render("report.md.j2", results, names))
+    write_text(folder / REPORT_NAME, render("report.html.j2", results, images))
+    return folder / REPORT_NAME
+
+
+def render(template: str, results: Results, images: dict[str, str]) -> str:
+    """The text of a report.
+
+    Args:
+        images: of each plot, what the template embeds: base64 for HTML, a relative path for Markdown.
+    """
+    html = template.endswith(".html.j2")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dhhpc.scaling", "."),
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["figure"] = figure if html else plain
+    finished = [point for point in results.points if point.status == "finished"]
+    return environment.get_template(template).render(
+        results=results,
+        study=results.study,
+        summary=results.summary,
+        rows=results.rows,
+        preprocessing=results.preprocessing,
+        finished=finished,
+        failed=[point for point in results.points if point.status == "failed"],
+        metrics={key: name for key, name in METRICS.items() if any(key in row.test for row in results.rows)},
+        versions=finished[0].versions if finished else {},
+        repeat=results.repeat,
+        machine=finished[0].machine if finished else None,
+        images=images,
+        captions=CAPTIONS,
+        findings=findings(results, markupsafe.Markup if html else str, figure if html else plain),
+        caveats=caveats(results, markupsafe.Markup if html else str, figure if html else plain),
+        setting=setting(results.experiment) | {"shards (SHA-256)": results.shards},
+    )
+
+
+def setting(experiment: dict[str, Any]) -> dict[str, str]:
+    """What of the experiment shapes its times, in one line each."""
+    keys = ("network", "loss", "optimizer", "batch_size", "epochs", "parallel", "seed")
+    return {key.replace("_", " "): in_line(experiment[key]) for key in keys}
+
+
+def in_line(value: Any) -> str:
+    """A value as `key value, key value`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {in_line(part)}" for key, part in value.items())
+    return str(value)

@@ -1,0 +1,200 @@
+"""results.json: everything a study measured, and the only source of its plots and report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from dhhpc.documents import Document
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json, write_json
+from dhhpc.scaling import kpis
+from dhhpc.scaling.study import Study
+
+RESULTS_NAME = "results.json"
+
+
+class TimeSplit(Document):
+    """Where totm went, in seconds.
+
+    `data` (waiting for batches), `compute` (forward, backward, update), `communication` (averaging) and
+    `wait` (for other ranks, before averaging) are means over the ranks of their sums over the epochs. `other`
+    is what remains of totm: validation, checkpoints, set-up.
+    """
+
+    data: float
+    compute: float
+    communication: float
+    wait: float
+    other: float
+
+
+class Epoch(Document):
+    """One epoch of the loss curve; `seconds` counts from the start of training to the epoch's end."""
+
+    epoch: int
+    seconds: float
+    training_loss: float
+    validation_loss: float | None = None
+
+
+class Machine(Document):
+    """The computer that a point ran on: host names, CPU model, cores this process may use, memory in GiB."""
+
+    hosts: list[str]
+    cpu: str
+    cores: int
+    memory_gib: float
+
+
+class Point(Document):
+    """One run of the study, finished or failed.
+
+    Attributes:
+        run: the run folder, relative to the study's folder.
+        totm: seconds of the whole training procedure.
+        samples: training samples seen by all ranks together, over all epochs.
+        test: metrics on the test split; empty if the shards have none.
+        error: the last error line of a failed run.
+    """
+
+    ranks: int
+    repeat: int
+    run: str
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    started: str | None = None
+    threads: int | None = None
+    epochs: int | None = None
+    samples: int | None = None
+    totm: float | None = None
+    samples_per_second: float | None = None
+    core_seconds: float | None = None
+    split: TimeSplit | None = None
+    curve: list[Epoch] = pydantic.Field(default_factory=list)
+    test: dict[str, float] = pydantic.Field(default_factory=dict)
+    versions: dict[str, str] = pydantic.Field(default_factory=dict)
+    machine: Machine | None = None
+
+
+class Row(Document):
+    """The KPIs of one rank count, over its finished runs (`runs` of them).
+
+    All figures are those of the run with the median totm (of an even number of runs, the faster one in the
+    middle), named by `run`; `totm_min` and `totm_max` bound the totm of all of them.
+    """
+
+    ranks: int
+    runs: int
+    totm: float
+    totm_min: float
+    totm_max: float
+    speed_up: float
+    efficiency: float
+    samples_per_second: float
+    core_seconds: float
+    split: TimeSplit
+    run: str
+    test: dict[str, float] = pydantic.Field(default_factory=dict)
+
+
+class Preprocessing(Document):
+    """toppi and its parts, in seconds; T1 and with it toppi are None when the user entered no design time."""
+
+    design_seconds: float | None
+    run_seconds: float
+    ranks: int
+    toppi: float | None
+    samples: dict[str, int]
+
+
+class Summary(Document):
+    """Counts that the report's first lines name; `most_threads` is the most that a point ran in all."""
+
+    points: int
+    finished: int
+    failed: int
+    machines: int
+    cores: int
+    most_threads: int
+
+
+class Results(Document):
+    """What `results.json` holds; `shards` is a SHA-256 over the shards, `masks` are the samples drawn,
+    `repeat` is the command that measures the study again in another folder."""
+
+    schema_version: Literal[1] = 1
+    study: Study
+    repeat: str
+    experiment_file: str
+    experiment: dict[str, Any]
+    shards: str
+    points: list[Point] = pydantic.Field(default_factory=list)
+    rows: list[Row] = pydantic.Field(default_factory=list)
+    summary: Summary | None = None
+    preprocessing: Preprocessing
+    masks: list[str] = pydantic.Field(default_factory=list)
+
+
+def read_results(folder: Path | str) -> Results:
+    """The results in a study's folder.
+
+    Raises:
+        DhhpcError: there are none, or they are damaged.
+    """
+    path = Path(folder) / RESULTS_NAME
+    if not path.is_file():
+        raise DhhpcError(
+            f"{path}: no such file; measure first with `dhhpc scale run STUDY --output {folder}`"
+        )
+    try:
+        return Results.model_validate(read_json(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DhhpcError(
+            f"{path}: {where}: {first['msg']}; delete it and run the study again: finished points are kept"
+        ) from None
+
+
+def write_results(folder: Path | str, results: Results) -> None:
+    """Write `results.json` whole or not at all."""
+    write_json(Path(folder) / RESULTS_NAME, results.model_dump(mode="json"))
+
+
+def table(points: Sequence[Point], mode: str) -> list[Row]:
+    """A row for every rank count with a finished run; the first, with the fewest, is the base."""
+    rows: list[Row] = []
+    for ranks in sorted({point.ranks for point in points}):
+        runs = [point for point in points if point.ranks == ranks and point.totm is not None]
+        if not runs:
+            continue
+        times = [point.totm for point in runs if point.totm is not None]
+        totm = statistics.median_low(times)
+        typical = next(point for point in runs if point.totm == totm)
+        assert typical.samples is not None
+        assert typical.threads is not None
+        assert typical.split is not None
+        base_ranks, base = (rows[0].ranks, rows[0].totm) if rows else (ranks, totm)
+        speed_up = kpis.speed_up(base_ranks, base, ranks, totm, mode)
+        rows.append(
+            Row(
+                ranks=ranks,
+                runs=len(runs),
+                totm=totm,
+                totm_min=min(times),
+                totm_max=max(times),
+                speed_up=speed_up,
+                efficiency=kpis.efficiency(speed_up, ranks),
+                samples_per_second=kpis.samples_per_second(typical.samples, totm),
+                core_seconds=kpis.core_seconds(totm, ranks, typical.threads),
+                split=typical.split,
+                run=typical.run,
+                test=typical.test,
+            )
+        )
+    return rows

@@ -1,0 +1,252 @@
+"""Running a study: each point is a `dhhpc train` in a process of its own, and finished ones are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json
+from dhhpc.scaling import kpis
+from dhhpc.scaling.examples import evaluate_run, save_examples
+from dhhpc.scaling.process import run_dhhpc
+from dhhpc.scaling.results import (
+    RESULTS_NAME,
+    Point,
+    Preprocessing,
+    Results,
+    Summary,
+    read_results,
+    table,
+    write_results,
+)
+from dhhpc.scaling.runs import is_finished, read_point
+from dhhpc.scaling.study import read_study
+from dhhpc.training.experiment import Experiment, differences, read_experiment
+from dhhpc.training.network import CreateNetwork
+from dhhpc.training.run_record import EVENTS, read_run
+
+RUNS, WARM_UP = "runs", "runs/warm-up"
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who hears how a study goes: `say` a line on every event, `progress` (epochs done, epochs in all, what
+    is trained) while a point trains."""
+
+    say: Callable[[str], None] = silent
+    progress: Callable[[int, int, str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A point to measure: its rank count, its repeat from 1, and the epochs it trains."""
+
+    ranks: int
+    repeat: int
+    epochs: int
+
+    @property
+    def run(self) -> str:
+        return f"{RUNS}/ranks-{self.ranks}-repeat-{self.repeat}"
+
+
+def run_study(
+    study_file: Path,
+    folder: Path,
+    create: CreateNetwork,
+    experiment_file: Path | None = None,
+    watcher: Watcher | None = None,
+) -> Results:
+    """Measure every point of a study, and leave `results.json` in `folder`, written anew after each point.
+
+    A study started again goes on where it ended: points with a finished run record are kept; unfinished ones
+    are trained anew from the start, since the times of a resumed run would not compare.
+
+    Args:
+        study_file: what to measure.
+        folder: of the results; gets a run folder and a log for each point under `runs`.
+        create: makes networks, `dhhpc.zoo.create`.
+        experiment_file: another experiment than the one the study names.
+
+    Raises:
+        DhhpcError: the study or its experiment is wrong; the folder holds points of another experiment or of
+            other shards; or points have failed (once all others are measured).
+    """
+    watcher = watcher or Watcher()
+    study, chosen_file = read_study(study_file, experiment_file)
+    experiment = read_experiment(chosen_file)
+    index = read_json(experiment.data.shards / "index.json")
+    results = Results(
+        study=study,
+        repeat=repeat_command(study_file, folder, experiment_file),
+        experiment_file=os.path.relpath(chosen_file, folder),
+        experiment=experiment.model_dump(mode="json"),
+        shards=fingerprint(index),
+        preprocessing=preprocessing_of(index, study.design_hours),
+    )
+    tasks = [
+        Task(ranks, repeat, experiment.epochs * (ranks if study.mode == "weak" else 1))
+        for repeat in range(1, study.repeats + 1)
+        for ranks in study.ranks
+    ]
+    finished = [task for task in tasks if is_finished(folder / task.run)]
+    check_kept(folder, results, experiment, finished)
+    missing = [task for task in tasks if task not in finished]
+    if missing and study.warm_up:
+        warm_up(chosen_file, folder, max(task.ranks for task in missing), watcher)
+    failures = []
+    for task in tasks:
+        if task in finished:
+            watcher.say(f"{task.run}: kept, it was measured before")
+        try:
+            if task not in finished:
+                train(chosen_file, folder, task, watcher)
+            if "test" in results.preprocessing.samples:
+                evaluate_run(folder / task.run, create)
+            point = read_point(folder, task.run, task.repeat)
+        except DhhpcError as error:
+            failures.append(f"{task.run}: {error}")
+            watcher.say(f"{task.run}: failed")
+            point = Point(
+                ranks=task.ranks, repeat=task.repeat, run=task.run, status="failed", error=str(error)
+            )
+        results.points.append(point)
+        results.rows = table(results.points, study.mode)
+        results.summary = summary_of(results.points)
+        write_results(folder, results)
+    if results.rows and "test" in results.preprocessing.samples:
+        results.masks = save_examples(folder / results.rows[-1].run, folder, create)
+        write_results(folder, results)
+    if failures:
+        more = f" (and {len(failures) - 1} more points failed)" if len(failures) > 1 else ""
+        raise DhhpcError(failures[0] + more)
+    return results
+
+
+def repeat_command(study_file: Path, folder: Path, experiment_file: Path | None) -> str:
+    """The command line that measures the study again, into a folder of its own."""
+    named = ["--experiment", str(experiment_file)] if experiment_file is not None else []
+    again = folder.with_name(f"{folder.name}-again")
+    return shlex.join(["dhhpc", "scale", "run", str(study_file), *named, "--output", str(again)])
+
+
+def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> None:
+    """Train one point to its end; what an unfinished run has left there goes first."""
+    run = folder / task.run
+    if run.exists():
+        watcher.say(f"{task.run}: was not finished; trained anew")
+        shutil.rmtree(run)
+    title = f"train on {task.ranks} rank{'s' if task.ranks > 1 else ''}"
+    title += f", run {task.repeat}" if task.repeat > 1 else ""
+    with following(run, task.epochs, title, watcher) as poll:
+        run_dhhpc(train_command(experiment_file, task, run), folder / f"{task.run}.log", poll)
+    watcher.say(f"{task.run}: totm {read_run(run).content['kpis']['totm']:.1f} s")
+
+
+def train_command(experiment_file: Path, task: Task, run: Path) -> list[str]:
+    """The arguments of `dhhpc` that train a point into the folder `run`."""
+    command = ["train", str(experiment_file), "--ranks", str(task.ranks), "--output", str(run)]
+    return [*command, "--epochs", str(task.epochs)]
+
+
+def warm_up(experiment_file: Path, folder: Path, ranks: int, watcher: Watcher) -> None:
+    """One epoch on `ranks` ranks that is thrown away: kernels get compiled, files into the system's cache."""
+    run = folder / WARM_UP
+    shutil.rmtree(run, ignore_errors=True)
+    task = Task(ranks, 1, 1)
+    with following(run, 1, "warm up", watcher) as poll:
+        run_dhhpc(train_command(experiment_file, task, run), folder / f"{WARM_UP}.log", poll)
+    watcher.say("warm-up: one epoch, not counted")
+    shutil.rmtree(run)
+    (folder / f"{WARM_UP}.log").unlink()
+
+
+@contextlib.contextmanager
+def following(run: Path, epochs: int, title: str, watcher: Watcher) -> Iterator[Callable[[], None] | None]:
+    """A function that looks at how many epochs the run has finished and tells the watcher."""
+    tell = watcher.progress
+    if tell is None:
+        yield None
+        return
+    done = 0
+
+    def look() -> None:
+        nonlocal done
+        with contextlib.suppress(FileNotFoundError):
+            lines = (run / EVENTS).read_text(encoding="utf-8").splitlines()
+            finished = sum(line.find('"event": "epoch"') >= 0 for line in lines)
+            if finished != done:
+                done = finished
+                tell(done, epochs, title)
+
+    tell(0, epochs, title)
+    yield look
+    look()
+
+
+def check_kept(folder: Path, results: Results, experiment: Experiment, finished: list[Task]) -> None:
+    """Refuse to mix points of different experiments or shards.
+
+    Raises:
+        DhhpcError: a finished point differs; names the folder and what differs.
+    """
+    if not finished:
+        return
+    mend = "choose another folder with --output, or delete this one"
+    if (folder / RESULTS_NAME).is_file() and read_results(folder).shards != results.shards:
+        raise DhhpcError(f"{folder}: holds points trained on other shards than those now there; {mend}")
+    for task in finished:
+        wanted = experiment.model_copy(update={"epochs": task.epochs}).model_dump(mode="json")
+        found = read_run(folder / task.run).content["experiment"]
+        changed = [key for key in differences(found, wanted) if key not in ("output", "name")]
+        if changed:
+            raise DhhpcError(
+                f"{folder / task.run}: was trained with another {changed[0]} than the experiment; {mend}"
+            )
+
+
+def fingerprint(index: dict[str, Any]) -> str:
+    """SHA-256 of the names and sums of all shards in an index."""
+    named = [[shard["file"], shard["sha256"]] for shard in index["shards"]]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+def preprocessing_of(index: dict[str, Any], design_hours: float | None) -> Preprocessing:
+    """toppi of the shards that an index tells of."""
+    samples: dict[str, int] = {}
+    for shard in index["shards"]:
+        samples[shard["split"]] = samples.get(shard["split"], 0) + shard["samples"]
+    design_seconds = None if design_hours is None else design_hours * 3600
+    return Preprocessing(
+        design_seconds=design_seconds,
+        run_seconds=index["seconds"],
+        ranks=index["ranks"],
+        toppi=kpis.time_of_preprocessing(design_seconds, index["seconds"]),
+        samples=samples,
+    )
+
+
+def summary_of(points: list[Point]) -> Summary:
+    """Counts over all points."""
+    finished = [point for point in points if point.status == "finished"]
+    return Summary(
+        points=len(points),
+        finished=len(finished),
+        failed=len(points) - len(finished),
+        machines=len({host for point in finished if point.machine for host in point.machine.hosts}),
+        cores=max((point.machine.cores for point in finished if point.machine), default=0),
+        most_threads=max((point.ranks * (point.threads or 1) for point in finished), default=0),
+    )

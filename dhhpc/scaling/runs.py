@@ -1,0 +1,105 @@
+"""From a finished run folder to a point of the study."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dhhpc.errors import DhhpcError
+from dhhpc.scaling import kpis
+from dhhpc.scaling.results import Epoch, Machine, Point, TimeSplit
+from dhhpc.training.run_record import EVENTS, RECORD, RunRecord, read_run
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds the record of a run that came to its end."""
+    if not (folder / RECORD).is_file():
+        return False
+    return bool(read_run(folder).content["status"] == "finished")
+
+
+def read_point(folder: Path, run: str, repeat: int) -> Point:
+    """The point that the finished run in `folder / run` measured.
+
+    Raises:
+        DhhpcError: the record is missing or lacks what the point needs.
+    """
+    record = read_run(folder / run)
+    content = record.content
+    try:
+        experiment, history = content["experiment"], content["history"]
+        patch = experiment["data"].get("patch")
+        samples = content["samples"]["training"] * (patch["per_image"] if patch else 1) * len(history)
+        totm, ranks, threads = content["kpis"]["totm"], content["ranks"], content["threads"]
+        return Point(
+            ranks=ranks,
+            repeat=repeat,
+            run=run,
+            status="finished",
+            started=content["started"],
+            threads=threads,
+            epochs=len(history),
+            samples=samples,
+            totm=totm,
+            samples_per_second=kpis.samples_per_second(samples, totm),
+            core_seconds=kpis.core_seconds(totm, ranks, threads),
+            split=split_of(history, totm),
+            curve=curve_of(record, history),
+            test=test_metrics(record),
+            versions=content["versions"] | ({"commit": content["commit"]} if content.get("commit") else {}),
+            machine=Machine(
+                hosts=content["hosts"],
+                cpu=content["processor"],
+                cores=len(os.sched_getaffinity(0)),
+                memory_gib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
+            ),
+        )
+    except (KeyError, TypeError) as error:
+        raise DhhpcError(
+            f"{folder / run / RECORD}: lacks {error}; delete the run folder and run the study again"
+        ) from None
+
+
+def split_of(history: list[dict[str, Any]], totm: float) -> TimeSplit:
+    """Where totm went: means over the ranks of the sums over the epochs, and what remains."""
+
+    def mean_over_ranks(name: str) -> float:
+        return sum(fmean(rank[name] for rank in epoch["ranks"]) for epoch in history)
+
+    parts = {name: mean_over_ranks(name) for name in ("data", "compute", "communication", "wait")}
+    return TimeSplit(**parts, other=max(0.0, totm - sum(parts.values())))
+
+
+def curve_of(record: RunRecord, history: list[dict[str, Any]]) -> list[Epoch]:
+    """The loss after each epoch, with the wall time since the run's start that its log of events tells."""
+    start, ends = None, {}
+    for line in (record.folder / EVENTS).read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["event"] == "start":
+            start = datetime.fromisoformat(event["time"])
+        elif event["event"] == "epoch":
+            ends[event["epoch"]] = datetime.fromisoformat(event["time"])
+    if start is None:
+        return []
+    return [
+        Epoch(
+            epoch=epoch["epoch"] + 1,
+            seconds=(ends[epoch["epoch"]] - start).total_seconds(),
+            training_loss=epoch["loss"],
+            validation_loss=epoch.get("validation", {}).get("loss"),
+        )
+        for epoch in history
+    ]
+
+
+def test_metrics(record: RunRecord) -> dict[str, float]:
+    """The single numbers among the metrics of the test split; empty before the run was evaluated on it."""
+    return {
+        name: value
+        for name, value in record.metrics().get("test", {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,65 @@
+"""The study document: which experiment runs on how many ranks, how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from dhhpc.documents import Document, read_document
+from dhhpc.errors import DhhpcError
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+class Study(Document):
+    """What `study.yml` holds.
+
+    Attributes:
+        name: heads the report and names the default output folder.
+        experiment: the experiment file, relative to the study file's folder.
+        ranks: the rank counts to measure; the smallest is the base of speed-up and efficiency.
+        repeats: runs of each rank count; the median counts.
+        mode: "strong" (the same work on every rank count) or "weak" (work grows with the ranks: a point on n
+            ranks trains n times the epochs, so every rank sees the same number of samples on every point).
+        warm_up: train one epoch on the largest rank count first and drop it, so that no measured run compiles
+            kernels or reads a cold disk.
+        site: where the points run; "local" is this machine (or the allocation this command runs in).
+        design_hours: the person-hours spent on designing and writing the preprocessing pipeline (T1 of the
+            KPI toppi); left out means not entered.
+    """
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    experiment: str
+    ranks: Annotated[list[Count], pydantic.Field(min_length=1)]
+    repeats: Count = 1
+    mode: Literal["strong", "weak"] = "strong"
+    warm_up: bool = True
+    site: Literal["local"] = "local"
+    design_hours: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @pydantic.field_validator("ranks")
+    @classmethod
+    def distinct(cls, ranks: list[int]) -> list[int]:
+        if len(set(ranks)) != len(ranks):
+            raise ValueError(f"{ranks} names a rank count twice; use repeats to measure one more often")
+        return sorted(ranks)
+
+
+def read_study(path: Path | str, experiment: Path | str | None = None) -> tuple[Study, Path]:
+    """The study in `path`, and where its experiment file lies.
+
+    Args:
+        experiment: another experiment file than the study names, relative to the working folder.
+
+    Raises:
+        DhhpcError: the study is missing or wrong, or there is no such experiment file.
+    """
+    path = Path(path)
+    study = read_document(path, Study)
+    file = Path(experiment) if experiment is not None else path.parent / study.experiment
+    if not file.is_file():
+        named = "--experiment" if experiment is not None else f"{path}: experiment"
+        raise DhhpcError(f"{named}: {file}: no such file; write it, or name another with --experiment FILE")
+    return study, file
