@@ -21,8 +21,8 @@ import pydantic
 from dhhpc import ecvl
 from dhhpc.data.dataset import Dataset, read_dataset
 from dhhpc.data.secret import SECRET_NAME, dataset_secret
+from dhhpc.data.shard_index import INDEX_NAME, ShardIndex, SkippedImage, read_index, write_index
 from dhhpc.data.shard_work import Outcome, Recipe, Shard, ShardWork, different_shapes
-from dhhpc.data.shards import INDEX_NAME, ShardIndex, SkippedImage, read_index, write_index
 from dhhpc.documents import Document, read_document
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_error

@@ -15,14 +15,9 @@ import numpy as np
 from dhhpc import ecvl
 from dhhpc.data.dataset import Dataset, ImageEntry
 from dhhpc.data.samples import Samples, samples_of, title
-from dhhpc.data.shards import (
-    SCHEMA_VERSION,
-    ShardRecord,
-    SkippedImage,
-    opening_shard,
-    record_of,
-    writing_shard,
-)
+from dhhpc.data.shard_index import SCHEMA_VERSION, ShardRecord, SkippedImage, record_of
+from dhhpc.data.shard_writer import writing_shard
+from dhhpc.data.shards import opening_shard
 from dhhpc.errors import DhhpcError
 
 

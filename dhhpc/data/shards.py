@@ -1,217 +1,32 @@
-"""Shards: preprocessed samples in HDF5 files with an index, written whole or not at all."""
+"""Shards as a set of samples: read a sample at a time, from any thread, and kept in memory if they fit."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
-import pydantic
 
+from dhhpc.data.dataset import SPLITS
+from dhhpc.data.shard_index import INDEX_NAME, ShardIndex, ShardRecord, read_index, record_of, write_index
+from dhhpc.data.shard_writer import writing_shard
 from dhhpc.data.targets import Task, target_channels
-from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.files import read_json, replacing, sha256_of, write_json
+from dhhpc.files import sha256_of
 
 Array = np.ndarray[Any, Any]
 
-INDEX_NAME = "index.json"
-SCHEMA_VERSION = 1
-SPLITS = ("training", "validation", "test")
+# The whole door to shards: what writes them comes from the modules beside this one.
+__all__ = ["INDEX_NAME", "ShardIndex", "ShardSet", "read_index", "record_of", "write_index", "writing_shard"]
+
 DEFAULT_CACHE_BYTES = 512 * 2**20
 OPEN_FILES = 64
-
-# LZ4 after a byte shuffle: a third of the size of typical float32 slices, decoded at over 1 GB/s a core.
-COMPRESSION = hdf5plugin.Blosc(cname="lz4", clevel=5, shuffle=hdf5plugin.Blosc.SHUFFLE)
-
-
-class ShardRecord(Document):
-    """One shard file: its name, split, number of samples, size in bytes and SHA-256."""
-
-    file: str
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-class SkippedImage(Document):
-    """An image that preprocessing left out, and why."""
-
-    location: str
-    reason: str
-
-
-class ShardIndex(Document):
-    """What `index.json` holds.
-
-    Attributes:
-        classes: class names as in the dataset; see `dhhpc.data.targets` for how masks number them.
-        sample_shape: (channels, height, width) of every image.
-        pipeline: the preprocessing steps; `pipeline_hash` is the SHA-256 of everything that shapes the
-            samples.
-        seconds: wall time of the run that finished the shards (T2 of the KPI toppi).
-    """
-
-    schema_version: Literal[1] = 1
-    dataset: str
-    task: Task
-    classes: list[str]
-    sample_shape: tuple[int, int, int]
-    dtype: Literal["float32", "float16"]
-    regions: bool
-    shards: list[ShardRecord]
-    pipeline: list[dict[str, Any]]
-    pipeline_hash: str
-    skipped: list[SkippedImage] = pydantic.Field(default_factory=list)
-    ranks: int = 1
-    seconds: float
-
-
-class GuardedFile(io.RawIOBase):
-    """A file under HDF5 that remembers a failed write instead of reporting it.
-
-    HDF5 cannot close a file whose last writes fail (full disk) and takes the whole process down when it
-    exits. So a failure is kept in `error`, everything after it is swallowed, and the writer raises it once
-    HDF5 is done.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 - closed with this object
-        self.error: OSError | None = None
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = self._file.readinto(view) or 0
-        if self.error is not None:  # what was swallowed reads as zeros
-            view[count:] = bytes(len(view) - count)
-            return len(view)
-        return count
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        written = 0
-        try:
-            while self.error is None and written < len(view):
-                written += self._file.write(view[written:])
-        except OSError as error:
-            self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        size = self.tell() if size is None else size
-        if self.error is None:
-            try:
-                self._file.truncate(size)
-            except OSError as error:
-                self.error = error
-        return size
-
-    def flush(self) -> None:
-        pass  # unbuffered
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-class ShardWriter:
-    """Appends samples to one shard; made by `writing_shard`."""
-
-    def __init__(self, file: h5py.File, guard: GuardedFile, dtype: str) -> None:
-        self._file, self._guard, self._dtype = file, guard, dtype
-        self.samples = 0
-        file.create_dataset("ids", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(256,))
-
-    def extend(
-        self, images: Array, targets: Array, regions: Array | None, identifiers: Sequence[str]
-    ) -> None:
-        """Add n samples.
-
-        Args:
-            images: (n, C, H, W), stored as the shard's dtype.
-            targets: masks (n, H, W) of class indices below 256, or labels (n, classes) of 0 and 1; stored
-                uint8.
-            regions: (n, H, W), not 0 where evaluation counts, or None; stored uint8.
-            identifiers: the n ids, free of patient identifiers.
-        """
-        self._add("images", images, self._dtype)
-        self._add("masks" if targets.ndim == 3 else "labels", targets, "uint8")
-        if regions is not None:
-            self._add("regions", regions, "uint8")
-        ids = self._file["ids"]
-        ids.resize(self.samples + len(identifiers), axis=0)
-        ids[self.samples :] = identifiers
-        self.samples += len(identifiers)
-        if self._guard.error is not None:
-            raise self._guard.error
-
-    def note(self, name: str, lines: list[str]) -> None:
-        """Keep lines of text with the shard, as a dataset of strings."""
-        self._file.create_dataset(name, (len(lines),), h5py.string_dtype(), data=lines or None)
-
-    def _add(self, name: str, values: Array, dtype: str) -> None:
-        shape = values.shape[1:]
-        if name not in self._file:
-            self._file.create_dataset(
-                name,
-                (0, *shape),
-                dtype,
-                maxshape=(None, *shape),
-                chunks=(1, *shape),
-                fletcher32=True,  # a flipped bit on disk is an error on reading, not a wrong sample
-                **COMPRESSION,
-            )
-        dataset = self._file[name]
-        dataset.resize(self.samples + len(values), axis=0)
-        dataset[self.samples :] = values
-
-
-@contextlib.contextmanager
-def writing_shard(path: Path, dtype: str) -> Iterator[ShardWriter]:
-    """Write a shard under a temporary name and rename it to `path` at the end; nothing is left after a
-    failure.
-
-    The bytes depend on the samples and notes alone (HDF5 keeps no times here).
-
-    Raises:
-        DhhpcError: the file cannot be written; names it and the mend.
-    """
-    with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(replacing(path))
-        guard = GuardedFile(temporary)
-        try:
-            with h5py.File(guard, "w") as file:
-                writer = ShardWriter(file, guard, dtype)
-                yield writer
-        finally:
-            guard.close()
-        if guard.error is not None:
-            raise guard.error
 
 
 @contextlib.contextmanager
@@ -233,43 +48,6 @@ def damaged(path: Path, error: Exception) -> DhhpcError:
         return DhhpcError(f"{path}: the shard is missing; run `dhhpc preprocess` again")
     reason = str(error).splitlines()[0]
     return DhhpcError(f"{path}: the shard is damaged ({reason}); delete it and run `dhhpc preprocess` again")
-
-
-def record_of(path: Path, split: str, samples: int) -> ShardRecord:
-    """The index's record of a finished shard file."""
-    return ShardRecord(
-        file=path.name, split=split, samples=samples, bytes=path.stat().st_size, sha256=sha256_of(path)
-    )
-
-
-def write_index(folder: Path, index: ShardIndex) -> None:
-    write_json(folder / INDEX_NAME, index.model_dump(mode="json"))
-
-
-def read_index(folder: Path | str) -> ShardIndex:
-    """The index of a folder of shards.
-
-    Raises:
-        DhhpcError: there is none (preprocessing did not finish), or it is not one of this version.
-    """
-    path = Path(folder) / INDEX_NAME
-    if not path.is_file():
-        raise DhhpcError(
-            f"{path}: no such file; run `dhhpc preprocess` to its end, or mend the folder's name"
-        )
-    value = read_json(path)
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DhhpcError(
-            f"{path}: schema version {version} where {SCHEMA_VERSION} is expected; "
-            f"run `dhhpc preprocess` again"
-        )
-    try:
-        return ShardIndex.model_validate(value)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise DhhpcError(f"{path}: {name}: {first['msg']}; run `dhhpc preprocess` again") from None
 
 
 class ShardSet:

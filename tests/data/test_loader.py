@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from dhhpc import ecvl
 from dhhpc.data.loader import Loader
-from dhhpc.data.shards import ShardIndex, ShardSet, record_of, write_index, writing_shard
+from dhhpc.data.shard_index import ShardIndex, record_of, write_index
+from dhhpc.data.shard_writer import writing_shard
+from dhhpc.data.shards import ShardSet
 from dhhpc.errors import DhhpcError
 
 HEIGHT, WIDTH = 10, 8

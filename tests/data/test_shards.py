@@ -7,7 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from dhhpc.data.shards import INDEX_NAME, ShardIndex, ShardSet, record_of, write_index, writing_shard
+from dhhpc.data.shard_index import INDEX_NAME, ShardIndex, record_of, write_index
+from dhhpc.data.shard_writer import writing_shard
+from dhhpc.data.shards import ShardSet
 from dhhpc.errors import DhhpcError
 
 SHAPE = (2, 9, 7)
