@@ -62,7 +62,8 @@ def write_document(path: Path | str, document: pydantic.BaseModel) -> None:
 def describe(path: Path, node: Any, model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
     """One line for the first problem of `error`, and how many more there are."""
     problems = error.errors()
-    first = problems[0]
+    # A misspelt required key is unknown and missing at once; the spelling is the news.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     location = first["loc"]
     line = line_of(node, location)
     # Discriminator tags stand in pydantic's location but not in the file: keep what the file holds.

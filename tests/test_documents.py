@@ -43,6 +43,7 @@ def test_a_right_document_is_read_and_written_back(tmp_path):
     ("text", "message"),
     [
         ("person: Ada\nagee: 3\n", r"owner\.yml:2: agee: unknown key; did you mean `age`\?"),
+        ("persona: Ada\n", r"owner\.yml:1: persona: unknown key; did you mean `person`\?"),
         ("age: 3\n", r"owner\.yml:1: person: is missing; add it"),
         ("person: Ada\nage: -3\n", r"owner\.yml:2: age: .*greater than 0.*\(found -3\)"),
         ("person: Ada\npets:\n  - name: cat\n    live: 3\n", r"owner\.yml:4: pets\.0\.live: .*mean `lives`"),
