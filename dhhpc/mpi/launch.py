@@ -41,7 +41,9 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
             f"--ranks {ranks}: this is already one of {launcher.ranks} ranks that {launcher.name} started "
             f"({launcher.source}={launcher.ranks}); drop --ranks"
         )
-    command = [*mpiexec(ranks), sys.executable, "-m", "dhhpc", *without_option(arguments, "--ranks")]
+    # A single rank needs no MPI.
+    starter = mpiexec(ranks) if ranks > 1 else []
+    command = [*starter, sys.executable, "-m", "dhhpc", *without_option(arguments, "--ranks")]
     process = subprocess.Popen(command, env=environment_for(ranks, os.environ))
 
     def pass_on(number: int, frame: FrameType | None) -> None:

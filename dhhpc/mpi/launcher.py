@@ -43,7 +43,8 @@ def detect_launcher(environment: Mapping[str, str]) -> Launcher:
         name, variable = "mpiexec", "PMI_SIZE"
     expected = number(environment, EXPECTED_RANKS)
     if expected is not None:
-        return Launcher(name if variable else "the job script", expected, EXPECTED_RANKS)
+        name = name if variable or expected == 1 else "the job script"
+        return Launcher(name, expected, EXPECTED_RANKS)
     return Launcher(name, number(environment, variable) or 1, variable)
 
 

@@ -191,3 +191,8 @@ def area_under_curve(histogram: Array) -> float | None:
         return None
     below = np.cumsum(negative) - negative
     return float((positive.astype(np.float64) * (below + negative / 2)).sum() / total)
+
+
+def without_details(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The single numbers among the metrics."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, dict | list)}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dhhpc import ecvl
-from dhhpc.data.shards import INDEX_NAME, ShardSet
+from dhhpc.data.shard_index import INDEX_NAME
+from dhhpc.data.shards import ShardSet
 from dhhpc.ecvl import geometry
 from dhhpc.eddl import Model
 from dhhpc.errors import DhhpcError

@@ -18,15 +18,14 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 from dhhpc.training.evaluation import evaluate
-from dhhpc.training.experiment import Experiment, differences
+from dhhpc.training.experiment import Experiment
+from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.parallel import Meeting
-from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance, read_run
+from dhhpc.training.resumption import take_up
+from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
 
 Listener = Callable[[str, dict[str, Any]], None]
-
-# What may change between a run and its resumption without changing what is computed.
-FREE_KEYS = ("epochs", "threads", "output", "name", "checkpoint", "data.shards", "data.threads")
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the run ends early, as asked, and can be resumed
@@ -93,7 +92,6 @@ class Trainer:
     def __init__(
         self, experiment: Experiment, world: World, create: CreateNetwork, listen: Listener = ignore
     ) -> None:
-        self.started = time.perf_counter()
         self.experiment, self.world, self.listen = experiment, world, listen
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
         self.folder = CheckpointFolder(self.record.checkpoints, experiment.checkpoint.keep)
@@ -120,7 +118,9 @@ class Trainer:
         self.earlier_seconds = 0.0
         self.epoch, self.batch = 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
-        self.seconds = dict.fromkeys(("data", "compute", "validation", "checkpoint"), 0.0)
+        self.seconds = {"data": 0.0, "compute": 0.0}
+        self.warmup_seconds = self.warm_up()
+        self.started = time.perf_counter()
 
     # -- the run -------------------------------------------------------------------------------------------
 
@@ -176,60 +176,23 @@ class Trainer:
         )
 
     def take_up(self) -> dict[str, Any]:
-        """Continue the run in the folder; returns what its record keeps. All ranks get one checkpoint."""
-        problem, kept, checkpoint = None, {}, None
-        if self.world.rank == 0:
-            try:
-                if (self.record.folder / "run.json").exists():
-                    earlier = read_run(self.record.folder).content
-                    self.check_same(earlier["experiment"])
-                    kept = {"started": earlier["started"], "resumed": earlier.get("resumed", 0) + 1}
-                checkpoint = self.folder.newest(self.warn)
-                if checkpoint is not None:
-                    self.model.load_state(checkpoint.state, str(self.folder.folder / checkpoint.name))
-                    checkpoint.state = {}
-            except DhhpcError as error:
-                problem = str(error)
-        problem, kept, checkpoint = self.world.broadcast_object((problem, kept, checkpoint))
-        if problem:
-            raise DhhpcError(problem)
+        """Continue the run in the folder; returns what its record keeps."""
+        kept, checkpoint = take_up(
+            self.record,
+            self.folder,
+            self.experiment,
+            self.model,
+            self.world,
+            self.batch_size * self.world.size,
+            self.warn,
+        )
         if checkpoint is not None:
-            self.continue_from(checkpoint)
-        return dict(kept)
-
-    def continue_from(self, checkpoint: Checkpoint) -> None:
-        """Take rank 0's model, and the position, of a checkpoint that rank 0 has loaded."""
-        optimizer = self.optimizer
-        for vector in (self.model.parameter_vector, self.model.statistics_vector, optimizer.state_vector):
-            if vector.size:
-                self.world.broadcast(vector)
-        optimizer.step_count = self.world.broadcast_object(optimizer.step_count)
-        global_batch = self.batch_size * self.world.size
-        seen = checkpoint.batch * checkpoint.global_batch
-        if seen % global_batch:
-            raise DhhpcError(
-                f"{self.folder.folder / checkpoint.name}: lies inside an epoch of batches of "
-                f"{checkpoint.global_batch} on {checkpoint.ranks} ranks, which batches of {global_batch} on "
-                f"{self.world.size} ranks do not meet; resume on {checkpoint.ranks} ranks"
-            )
-        self.epoch, self.batch = checkpoint.epoch, seen // global_batch
-        self.history = checkpoint.history
-        self.earlier_seconds = checkpoint.seconds
-        if self.world.rank == 0 and checkpoint.sums:
-            self.sums[:] = list(checkpoint.sums.values())
-
-    def check_same(self, earlier: dict[str, Any]) -> None:
-        """Refuse to continue another experiment."""
-        changed = [
-            key
-            for key in differences(earlier, self.experiment.model_dump(mode="json"))
-            if not key.startswith(FREE_KEYS)
-        ]
-        if changed:
-            raise DhhpcError(
-                f"{self.record.folder}: the run there was started with another {changed[0]}; set it back to "
-                f"resume, or choose another folder with --output"
-            )
+            self.epoch, self.batch = checkpoint.epoch, checkpoint.batch
+            self.history = checkpoint.history
+            self.earlier_seconds = checkpoint.seconds
+            if self.world.rank == 0 and checkpoint.sums:
+                self.sums[:] = list(checkpoint.sums.values())
+        return kept
 
     def train_epoch(self) -> None:
         """The rest of the current epoch, then validation and a checkpoint."""
@@ -240,12 +203,11 @@ class Trainer:
         self.method.end_of_epoch()
         totals = self.sums.copy()
         self.world.allreduce_sum(totals)
-        after = self.clock()
-        mine = {name: after[name] - before[name] for name in ("data", "compute", "communication", "wait")}
+        mine = {name: value - before[name] for name, value in self.clock().items()}
         by_rank = self.world.allgather_object(mine)
         seconds = time.perf_counter() - epoch_started
         results = self.means(totals)
-        samples = min((self.batch - first) * self.batch_size * self.world.size, self.loader.count)
+        samples = self.loader.count - first * self.batch_size * self.world.size
         record: dict[str, Any] = {
             "epoch": epoch,
             **results,
@@ -333,6 +295,24 @@ class Trainer:
         self.record.event("end", seconds=round(self.total_seconds(), 3))
         self.listen("end", {"seconds": self.total_seconds(), "folder": self.record.folder})
 
+    def warm_up(self) -> float:
+        """Make one step and one prediction on nothing, and take them back; returns the seconds.
+
+        The kernels are compiled here, outside of totm, and by rank 0 before the others, which then find
+        them in the cache.
+        """
+        started = time.perf_counter()
+        for turn in (True, False):
+            if (self.world.rank == 0) is turn:
+                before = self.model.state()
+                count, sample = self.batch_size, self.loader.sample_shape
+                images = np.zeros((count, *sample), np.float32)
+                outputs = self.model.predict([images])
+                self.model.train_batch([images], [np.zeros_like(output) for output in outputs])
+                self.model.load_state(before)
+            self.world.barrier()
+        return time.perf_counter() - started
+
     # -- parts ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -358,7 +338,6 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Rank 0 writes a checkpoint at the current position; all ranks hold the same state here."""
-        started = time.perf_counter()
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
         if self.world.rank == 0:
@@ -377,7 +356,6 @@ class Trainer:
             path = self.folder.save(checkpoint)
             self.record.event("checkpoint", file=path.name, score=checkpoint.score)
             self.listen("checkpoint", {"path": path})
-        self.seconds["checkpoint"] += time.perf_counter() - started
 
     def score(self) -> float | None:
         """The monitored metric of the last epoch, larger is better; None without a validation split."""
@@ -392,7 +370,7 @@ class Trainer:
         return -float(value) if monitor == "loss" else float(value)
 
     def clock(self) -> dict[str, float]:
-        """Seconds of this rank so far: data, compute, communication, wait, validation, checkpoint."""
+        """Seconds of this rank so far."""
         wait = self.meeting.wait_seconds
         return self.seconds | {"communication": self.world.seconds - wait, "wait": wait}
 
@@ -414,17 +392,14 @@ class Trainer:
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def kpis(self) -> dict[str, Any]:
-        """totm (seconds of the training procedure so far, DeepHealth D1.1), throughput, messages, bytes."""
+        """totm: seconds of the training procedure so far (DeepHealth D1.1), without the compilation of
+        kernels, which warmup_seconds tells; throughput; messages and bytes sent by rank 0."""
         seconds = sum(record["seconds"] for record in self.history)
         samples = sum(record["seconds"] * record["samples_per_second"] for record in self.history)
         return {
             "totm": round(self.total_seconds(), 4),
+            "warmup_seconds": round(self.warmup_seconds, 4),
             "samples_per_second": round(samples / seconds, 3) if seconds else None,
             "messages": self.world.messages,
             "bytes_sent": self.world.bytes_sent,
         }
-
-
-def without_details(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The single numbers among the metrics."""
-    return {name: value for name, value in metrics.items() if not isinstance(value, dict | list)}

@@ -10,7 +10,37 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from dhhpc.data.shards import ShardIndex, record_of, write_index, writing_shard
+from dhhpc.data.shard_index import ShardIndex, record_of, write_index
+from dhhpc.data.shard_writer import writing_shard
+
+
+def write_shards(
+    folder: Path,
+    splits: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+    classes: list[str],
+) -> Path:
+    """A shard a split, each given as images, targets (masks or one-hot labels) and regions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for split, (images, targets, regions) in splits.items():
+        path = folder / f"{split}-00000.h5"
+        with writing_shard(path, "float32") as writer:
+            writer.extend(images, targets, regions, [f"{split}-{index}" for index in range(len(images))])
+        records.append(record_of(path, split, len(images)))
+    index = ShardIndex(
+        dataset="synthetic",
+        task="segmentation" if targets.ndim == 3 else "classification",
+        classes=classes,
+        sample_shape=images.shape[1:],
+        dtype="float32",
+        regions=regions is not None,
+        shards=records,
+        pipeline=[],
+        pipeline_hash="0" * 64,
+        seconds=0.0,
+    )
+    write_index(folder, index)
+    return folder
 
 
 def write_discs(
@@ -18,61 +48,28 @@ def write_discs(
 ) -> Path:
     """Segmentation shards: noisy images with a bright disc, whose mask is the disc."""
     rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    records = []
     rows, columns = np.mgrid[:size, :size]
+    splits = {}
     for split, count in counts.items():
-        path = folder / f"{split}-00000.h5"
-        with writing_shard(path, "float32") as writer:
-            for index in range(count):
-                centre = rng.uniform(size * 0.3, size * 0.7, 2)
-                mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < rng.uniform(2, size / 4) ** 2
-                image = mask + rng.normal(0, 0.3, mask.shape)
-                region = (columns < size * 0.8).astype(np.uint8) if regions else None
-                writer.extend(
-                    image[None, None].astype(np.float32),
-                    mask[None].astype(np.uint8),
-                    None if region is None else region[None],
-                    [f"disc-{index}"],
-                )
-        records.append(record_of(path, split, count))
-    write_index(folder, index_of(records, "segmentation", ["disc"], (1, size, size), regions))
-    return folder
+        down, right = rng.uniform(size * 0.3, size * 0.7, (2, count, 1, 1))
+        masks = (rows - down) ** 2 + (columns - right) ** 2 < rng.uniform(2, size / 4, (count, 1, 1)) ** 2
+        images = (masks + rng.normal(0, 0.3, masks.shape)).astype(np.float32)[:, None]
+        inside = np.broadcast_to(columns < size * 0.8, masks.shape).astype(np.uint8) if regions else None
+        splits[split] = (images, masks.astype(np.uint8), inside)
+    return write_shards(folder, splits, ["disc"])
 
 
-def write_blobs(folder: Path, counts: dict[str, int], size: int = 8, classes: int = 3) -> Path:
+def write_stripes(folder: Path, counts: dict[str, int], size: int = 8, classes: int = 3) -> Path:
     """Classification shards: the class is the third of the image that is bright."""
     rng = np.random.default_rng(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    records = []
+    splits = {}
     for split, count in counts.items():
-        path = folder / f"{split}-00000.h5"
-        with writing_shard(path, "float32") as writer:
-            for index in range(count):
-                label = int(rng.integers(classes))
-                image = rng.normal(0, 1, (1, size, size)).astype(np.float32)
-                image[:, :, label * size // classes : (label + 1) * size // classes] += 1
-                one_hot = np.eye(classes, dtype=np.uint8)[[label]]
-                writer.extend(image[None], one_hot, None, [f"blob-{index}"])
-        records.append(record_of(path, split, count))
-    names = [f"class{index}" for index in range(classes)]
-    write_index(folder, index_of(records, "classification", names, (1, size, size), False))
-    return folder
-
-
-def index_of(records, task, classes, sample_shape, regions) -> ShardIndex:
-    return ShardIndex(
-        dataset="synthetic",
-        task=task,
-        classes=classes,
-        sample_shape=sample_shape,
-        dtype="float32",
-        regions=regions,
-        shards=records,
-        pipeline=[],
-        pipeline_hash="0" * 64,
-        seconds=0.0,
-    )
+        labels = rng.integers(classes, size=count)
+        images = rng.normal(0, 1, (count, 1, size, size)).astype(np.float32)
+        for image, label in zip(images, labels, strict=True):
+            image[:, :, label * size // classes : (label + 1) * size // classes] += 1
+        splits[split] = (images, np.eye(classes, dtype=np.uint8)[labels], None)
+    return write_shards(folder, splits, [f"class{index}" for index in range(classes)])
 
 
 def experiment_document(shards: Path, output: Path, **changes) -> dict:

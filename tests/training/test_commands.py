@@ -113,7 +113,6 @@ def test_a_killed_and_resumed_run_ends_as_one_never_killed(many, tmp_path, ranks
     ("ranks", "number", "method"),
     [
         (1, signal.SIGTERM, {"method": "fixed", "period": 3}),
-        (2, signal.SIGTERM, {"method": "fixed", "period": 3}),
         (2, signal.SIGUSR1, {"method": "gradient"}),
     ],
 )

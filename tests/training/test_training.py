@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_parameters(discs, tmp_path, method):
 
 
 def test_classification(tmp_path):
-    shards = synthetic.write_blobs(tmp_path / "blobs", {"training": 60, "validation": 30})
+    shards = synthetic.write_stripes(tmp_path / "stripes", {"training": 60, "validation": 30})
     record = run(
         shards,
         tmp_path / "run",
@@ -311,17 +311,10 @@ def test_ranks_end_alike_and_repeat_bit_for_bit(world, shared, shards, method):
 def test_a_bad_loss_on_one_rank_is_told_alike_on_all(world, shared):
     """A training image with NaN lies with one rank only."""
     if world.rank == 0:
-        rng = np.random.default_rng(0)
-        from dhhpc.data.shards import record_of, write_index, writing_shard
-
-        folder = shared / "bad"
-        folder.mkdir()
-        with writing_shard(folder / "training-00000.h5", "float32") as writer:
-            images = rng.normal(size=(8, 1, 16, 16)).astype(np.float32)
-            images[5, 0, 0, 0] = np.nan
-            writer.extend(images, np.zeros((8, 16, 16), np.uint8), None, [str(index) for index in range(8)])
-        records = [record_of(folder / "training-00000.h5", "training", 8)]
-        write_index(folder, synthetic.index_of(records, "segmentation", ["disc"], (1, 16, 16), False))
+        images = np.random.default_rng(0).normal(size=(8, 1, 16, 16)).astype(np.float32)
+        images[5, 0, 0, 0] = np.nan
+        masks = np.zeros((8, 16, 16), np.uint8)
+        synthetic.write_shards(shared / "bad", {"training": (images, masks, None)}, ["disc"])
     world.barrier()
     for method in ({"method": "gradient"}, {"method": "fixed", "period": 3}):
         with pytest.raises(DhhpcError, match="the loss is nan") as caught:
