@@ -1,0 +1,100 @@
+"""Batch normalization against PyTorch and finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+MOMENTUM, EPSILON = 0.1, 1e-5
+
+
+def normalize(kernels, x, gamma, beta, running, out, poisoned):
+    saved = poisoned(gamma.size), poisoned(gamma.size)
+    kernels.batch_normalization_training(x, gamma, beta, *running, out, *saved, MOMENTUM, EPSILON)
+    return saved
+
+
+@given(
+    batch=st.integers(2, 5),
+    channels=st.integers(1, 6),
+    spatial=st.sampled_from([(), (1, 1), (3, 5), (8, 8), (33, 7)]),
+    offset=st.sampled_from([0.0, 3.0, -50.0]),
+)
+@example(batch=4, channels=3, spatial=(128, 96), offset=3.0)
+def test_batch_normalization_equals_pytorch(
+    batch, channels, spatial, offset, kernels, draw, poisoned, assert_close
+):
+    x = draw(1, batch, channels, *spatial) + np.float32(offset)
+    gamma, beta = draw(2, channels), draw(3, channels)
+    running = [draw(4, channels), np.abs(draw(5, channels))]
+    x64, gamma64, beta64, mean64, variance64 = (
+        torch.tensor(array, dtype=torch.float64) for array in (x, gamma, beta, *running)
+    )
+    for tensor in (x64, gamma64, beta64):
+        tensor.requires_grad_()
+    out = poisoned(*x.shape)
+    kernels.batch_normalization_inference(x, gamma, beta, *running, out, EPSILON)
+    normal = torch.nn.functional.batch_norm
+    expected = normal(x64, mean64, variance64, gamma64, beta64, False, MOMENTUM, EPSILON)
+    assert_close(out, expected.detach().numpy())
+
+    expected = normal(x64, mean64, variance64, gamma64, beta64, True, MOMENTUM, EPSILON)
+    grad_out = draw(6, *x.shape)
+    expected.backward(torch.tensor(grad_out))
+    saved = normalize(kernels, x, gamma, beta, running, out, poisoned)
+    assert_close(out, expected.detach().numpy(), 1e-4)
+    assert_close(running[0], mean64.numpy())
+    assert_close(running[1], variance64.numpy())
+
+    grad_x, grad_gamma, grad_beta = grad_out.copy(), poisoned(channels), poisoned(channels)
+    kernels.batch_normalization_backward(x, grad_x, gamma, *saved, grad_x, grad_gamma, grad_beta)  # in place
+    # With two samples a channel the gradient is a difference of nearly equal numbers.
+    tolerance = 1e-4 if x.size // channels > 10 else 1e-2
+    scale = float((gamma64.detach() * torch.tensor(saved[1])).abs().max()) * np.abs(grad_out).max()
+    assert np.abs(grad_x - x64.grad.numpy()).max() <= tolerance * scale
+    assert_close(grad_gamma, gamma64.grad.numpy(), tolerance)
+    assert_close(grad_beta, beta64.grad.numpy(), 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_one_element_a_channel(shape, kernels, draw, poisoned):
+    """Out is beta, nothing flows back to x, and the running variance meets 0, not NaN."""
+    x, gamma, beta = draw(1, *shape), draw(2, 3), draw(3, 3)
+    running = [np.zeros(3, np.float32), np.ones(3, np.float32)]
+    out = poisoned(*shape)
+    saved = normalize(kernels, x, gamma, beta, running, out, poisoned)
+    assert np.array_equal(out.ravel(), beta)
+    assert np.allclose(running[0], MOMENTUM * x.ravel())
+    assert np.allclose(running[1], 1 - MOMENTUM)
+    grad_x, grad_gamma, grad_beta = poisoned(*shape), poisoned(3), poisoned(3)
+    kernels.batch_normalization_backward(x, draw(4, *shape), gamma, *saved, grad_x, grad_gamma, grad_beta)
+    assert not grad_x.any()
+    assert not grad_gamma.any()
+    assert np.array_equal(grad_beta, draw(4, *shape).ravel())
+
+
+def test_gradients_by_finite_differences(kernels, draw, poisoned, assert_gradient):
+    x, gamma, beta, grad_out = draw(1, 3, 2, 4, 5), draw(2, 2), draw(3, 2), draw(4, 3, 2, 4, 5)
+
+    def loss(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> float:
+        mean = x.mean(axis=(0, 2, 3), keepdims=True)
+        variance = x.var(axis=(0, 2, 3), keepdims=True)
+        normal = (x - mean) / np.sqrt(variance + EPSILON)
+        return float(((normal * gamma[:, None, None] + beta[:, None, None]) * grad_out).sum())
+
+    saved = normalize(kernels, x, gamma, beta, [poisoned(2), poisoned(2)], poisoned(*x.shape), poisoned)
+    grad_x, grad_gamma, grad_beta = poisoned(*x.shape), poisoned(2), poisoned(2)
+    kernels.batch_normalization_backward(x, grad_out, gamma, *saved, grad_x, grad_gamma, grad_beta)
+    assert_gradient(lambda p: loss(p, gamma, beta), x, grad_x)
+    assert_gradient(lambda p: loss(x.astype(np.float64), p, beta), gamma, grad_gamma)
+    assert_gradient(lambda p: loss(x.astype(np.float64), gamma, p), beta, grad_beta)
+
+
+def test_statistics_of_many_values_far_from_zero(kernels, draw, poisoned):
+    """A mean 1000 deviations from 0 over half a million values costs no digit of the statistics."""
+    x = draw(1, 8, 1, 256, 256) + np.float32(1000)
+    running = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
+    normalize(kernels, x, np.ones(1, "f"), np.zeros(1, "f"), running, poisoned(*x.shape), poisoned)
+    assert abs(running[0][0] / MOMENTUM / x.mean(dtype=np.float64) - 1) < 1e-6
+    assert abs(running[1][0] / MOMENTUM / x.var(dtype=np.float64, ddof=1) - 1) < 1e-5

@@ -1,0 +1,239 @@
+"""Convolution and transposed convolution against PyTorch, and against loops with finite differences."""
+
+from typing import NamedTuple
+
+import dhhpc_kernels
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+GUARD = 64
+
+
+class Case(NamedTuple):
+    """A convolution's shape. `more` is the transposed one's output padding."""
+
+    batch: int
+    channels: int  # of a group
+    kernels: int  # of a group
+    groups: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    more: tuple[int, int] = (0, 0)
+
+    @property
+    def options(self) -> tuple:
+        return self.stride, self.padding, self.dilation, self.groups
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    stride, dilation = draw(PAIRS), draw(PAIRS)
+    extent = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
+    padding = tuple(draw(st.integers(0, extent[i])) for i in (0, 1))
+    size = tuple(draw(st.integers(max(1, extent[i] - 2 * padding[i]), extent[i] + 17)) for i in (0, 1))
+    more = tuple(draw(st.integers(0, max(stride[i], dilation[i]) - 1)) for i in (0, 1))
+    return Case(
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 3)),
+        size,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        more,
+    )
+
+
+def guarded_workspace(size: int) -> np.ndarray:
+    """NaN, and behind the asked size a strip that no kernel may touch."""
+    workspace = np.full(size + GUARD, np.nan, np.float32)
+    workspace[size:] = 7
+    return workspace
+
+
+def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
+    """Our results and PyTorch's of forward and both gradients."""
+    x = draw(1, case.batch, case.channels * case.groups, *case.size)
+    weight = draw(2, case.kernels * case.groups, case.channels, *case.kernel)
+    bias = draw(3, case.kernels * case.groups)
+    tensors = [torch.tensor(array, requires_grad=True) for array in (x, weight, bias)]
+    expected = torch.nn.functional.conv2d(*tensors, *case.options)
+    grad_out = draw(4, *expected.shape)
+    expected.backward(torch.tensor(grad_out))
+
+    size = kernels.convolution_workspace(x.shape, weight.shape, *case.options)
+    workspace = guarded_workspace(size)
+    scratch = workspace[:size]
+    out, grad_x = poisoned(*expected.shape), poisoned(*x.shape)
+    grad_weight, grad_bias = poisoned(*weight.shape), poisoned(*bias.shape)
+    kernels.convolution_forward(x, weight, bias, out, scratch, *case.options)
+    kernels.convolution_backward_data(grad_out, weight, grad_x, scratch, *case.options)
+    kernels.convolution_backward_weights(x, grad_out, grad_weight, grad_bias, scratch, *case.options)
+    assert (workspace[size:] == 7).all()
+    ours = {"out": out, "grad_x": grad_x, "grad_weight": grad_weight, "grad_bias": grad_bias}
+    theirs = {"out": expected.detach().numpy()} | {
+        name: tensor.grad.numpy()
+        for name, tensor in zip(("grad_x", "grad_weight", "grad_bias"), tensors, strict=True)
+    }
+    return ours, theirs
+
+
+@given(case=cases())
+@example(case=Case(8, 16, 16, 1, (128, 40), (3, 3), (1, 1), (1, 1)))  # several stripes
+@example(case=Case(2, 130, 70, 1, (9, 9), (3, 3), (1, 1), (1, 1)))
+@example(case=Case(1, 1, 1, 12, (13, 11), (3, 3), (1, 1), (1, 1)))  # depthwise
+@example(case=Case(2, 3, 8, 1, (33, 31), (7, 7), (2, 2), (3, 3)))
+@example(case=Case(2, 5, 6, 1, (8, 8), (1, 1), (2, 2)))  # pixels that no tap reaches
+@example(case=Case(1, 2, 2, 1, (1, 1), (3, 3), (1, 1), (1, 1)))
+def test_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
+    ours, theirs = convolve(case, kernels, draw, poisoned)
+    for name in theirs:
+        assert_close(ours[name], theirs[name])
+
+
+@given(case=cases())
+@example(case=Case(2, 16, 8, 1, (16, 16), (2, 2), (2, 2)))  # the U-Net's
+@example(case=Case(1, 4, 3, 2, (5, 6), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)))
+def test_transposed_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
+    padding = tuple(
+        min(case.padding[i], (case.dilation[i] * (case.kernel[i] - 1) + case.more[i]) // 2) for i in (0, 1)
+    )
+    options = (case.stride, padding, case.dilation, case.groups)
+    x = draw(1, case.batch, case.channels * case.groups, *case.size)
+    weight = draw(2, case.channels * case.groups, case.kernels, *case.kernel)
+    bias = draw(3, case.kernels * case.groups)
+    tensors = [torch.tensor(array, requires_grad=True) for array in (x, weight, bias)]
+    expected = torch.nn.functional.conv_transpose2d(
+        *tensors, case.stride, padding, case.more, case.groups, case.dilation
+    )
+    grad_out = draw(4, *expected.shape)
+    expected.backward(torch.tensor(grad_out))
+
+    size = kernels.transposed_convolution_workspace(x.shape, weight.shape, *options)
+    workspace = guarded_workspace(size)
+    scratch = workspace[:size]
+    out, grad_x = poisoned(*expected.shape), poisoned(*x.shape)
+    grad_weight, grad_bias = poisoned(*weight.shape), poisoned(*bias.shape)
+    kernels.transposed_convolution_forward(x, weight, bias, out, scratch, *options)
+    kernels.transposed_convolution_backward_data(grad_out, weight, grad_x, scratch, *options)
+    kernels.transposed_convolution_backward_weights(x, grad_out, grad_weight, grad_bias, scratch, *options)
+    assert (workspace[size:] == 7).all()
+    assert_close(out, expected.detach().numpy())
+    for ours, tensor in zip((grad_x, grad_weight, grad_bias), tensors, strict=True):
+        assert_close(ours, tensor.grad.numpy())
+
+
+def convolution_by_loops(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, case: Case) -> np.ndarray:
+    """The definition, in float64."""
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in case.padding)))
+    extent = [case.dilation[i] * (case.kernel[i] - 1) + 1 for i in (0, 1)]
+    size = [(padded.shape[2 + i] - extent[i]) // case.stride[i] + 1 for i in (0, 1)]
+    out = np.zeros((x.shape[0], weight.shape[0], *size))
+    for k in range(weight.shape[0]):
+        first = k // case.kernels * case.channels
+        for row in range(size[0]):
+            for column in range(size[1]):
+                top, left = row * case.stride[0], column * case.stride[1]
+                window = padded[
+                    :,
+                    first : first + case.channels,
+                    top : top + extent[0] : case.dilation[0],
+                    left : left + extent[1] : case.dilation[1],
+                ]
+                out[:, k, row, column] = (window * weight[k]).sum(axis=(1, 2, 3)) + bias[k]
+    return out
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 2, 3, 1, (7, 6), (3, 3), (1, 1), (1, 1)),
+        Case(1, 2, 1, 3, (9, 8), (3, 2), (2, 3), (1, 2), (2, 1)),
+        Case(1, 3, 4, 1, (5, 4), (1, 1)),
+    ],
+)
+def test_convolution_gradients_by_finite_differences(case, kernels, draw, poisoned, assert_gradient):
+    ours, _ = convolve(case, kernels, draw, poisoned)
+    x = draw(1, case.batch, case.channels * case.groups, *case.size).astype(np.float64)
+    weight = draw(2, case.kernels * case.groups, case.channels, *case.kernel).astype(np.float64)
+    bias = draw(3, case.kernels * case.groups).astype(np.float64)
+    grad_out = draw(4, *ours["out"].shape)
+    assert np.abs(ours["out"] - convolution_by_loops(x, weight, bias, case)).max() < 1e-4
+    assert_gradient(
+        lambda p: (convolution_by_loops(p, weight, bias, case) * grad_out).sum(), x, ours["grad_x"]
+    )
+    assert_gradient(
+        lambda p: (convolution_by_loops(x, p, bias, case) * grad_out).sum(), weight, ours["grad_weight"]
+    )
+    assert_gradient(
+        lambda p: (convolution_by_loops(x, weight, p, case) * grad_out).sum(), bias, ours["grad_bias"]
+    )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(3, 12, 20, 1, (33, 35), (3, 3), (1, 1), (1, 1)),
+        Case(2, 4, 6, 2, (21, 20), (3, 3), (2, 2), (1, 1)),
+    ],
+)
+def test_results_do_not_depend_on_run_or_threads(case, kernels, draw, poisoned):
+    before = dhhpc_kernels.threads()
+    try:
+        results = []
+        for threads in (1, 1, 2, 3):
+            dhhpc_kernels.set_threads(threads)
+            results.append(convolve(case, kernels, draw, poisoned)[0])
+    finally:
+        dhhpc_kernels.set_threads(before)
+    for other in results[1:]:
+        for name, array in results[0].items():
+            assert array.tobytes() == other[name].tobytes(), name
+
+
+def test_workspace_of_fewer_threads_suffices_for_more(kernels, draw, poisoned):
+    case = Case(4, 8, 16, 1, (40, 40), (3, 3), (1, 1), (1, 1))
+    x, weight = draw(1, 4, 8, 40, 40), draw(2, 16, 8, 3, 3)
+    before = dhhpc_kernels.threads()
+    try:
+        dhhpc_kernels.set_threads(1)
+        scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *case.options))
+        single, several = poisoned(4, 16, 40, 40), poisoned(4, 16, 40, 40)
+        kernels.convolution_forward(x, weight, None, single, scratch, *case.options)
+        dhhpc_kernels.set_threads(3)
+        kernels.convolution_forward(x, weight, None, several, scratch, *case.options)
+    finally:
+        dhhpc_kernels.set_threads(before)
+    assert np.array_equal(single, several)
+
+
+def test_small_workspace_is_refused(kernels, draw, poisoned):
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    x, weight, out = draw(1, 1, 2, 8, 8), draw(2, 3, 2, 3, 3), poisoned(1, 3, 8, 8)
+    scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *options) // 4)
+    with pytest.raises(ValueError, match="workspace lacks"):
+        kernels.convolution_forward(x, weight, None, out, scratch, *options)
+    with pytest.raises(ValueError, match="workspace lacks"):
+        kernels.convolution_backward_weights(x, out, weight, None, scratch, *options)
+
+
+def test_nan_and_infinity_get_through(kernels, draw, poisoned):
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    x, weight = draw(1, 1, 2, 8, 8), draw(2, 3, 2, 3, 3)
+    x[0, 1, 4, 4] = np.nan
+    out = np.zeros((1, 3, 8, 8), np.float32)
+    scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *options))
+    kernels.convolution_forward(x, weight, None, out, scratch, *options)
+    hit = np.zeros((8, 8), bool)
+    hit[3:6, 3:6] = True
+    assert np.array_equal(np.isnan(out[0]), np.broadcast_to(hit, (3, 8, 8)))
