@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "site",
     "usecase",
     "scale",
+    "quickstart",
 )
 
 app = typer.Typer(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dhhpc.scaling.runner import Watcher
+
+# Seconds between two lines in a log.
+LINE_INTERVAL = 15.0
 
 
 @contextlib.contextmanager
@@ -17,7 +21,7 @@ def study_progress(indent: str = "") -> Iterator[Watcher]:
     from dhhpc.scaling.runner import Watcher
 
     if not sys.stderr.isatty():
-        yield Watcher(lambda line: print(f"{indent}{line}", file=sys.stderr, flush=True))
+        yield Watcher(lambda line: print_line(indent + line), LogProgress(indent))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -41,3 +45,21 @@ def study_progress(indent: str = "") -> Iterator[Watcher]:
             bar.update(task, completed=done, total=total, description=title, visible=done < total)
 
         yield Watcher(say, progress)
+
+
+def print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class LogProgress:
+    """A line on the point that trains, at most every `LINE_INTERVAL` seconds."""
+
+    def __init__(self, indent: str) -> None:
+        self.indent = indent
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int, title: str) -> None:
+        now = time.monotonic()
+        if done and now - self.last >= LINE_INTERVAL:
+            self.last = now
+            print_line(f"{self.indent}{title}: epoch {done} of {total}")
