@@ -66,20 +66,18 @@ def standardize(image: Image) -> Image:
 def equalize(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     """Contrast limited adaptive histogram equalisation of every slice and channel (Zuiderveld 1994).
 
-    uint8 and uint16 keep their dtype; floats are taken in [0, 1] (clipped), worked on with 16 bits, returned
-    float32.
+    Works on 256 levels, as OpenCV's limit is meant for: uint8 stays uint8, floats are taken in [0, 1] (clipped)
+    and returned as float32.
     """
     clahe = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
     array = image.array_as("zyxc")
     if array.dtype.kind == "f":
-        levels = np.rint(np.clip(array, 0, 1) * 65535).astype(np.uint16)
-        result = over_planes(levels, clahe.apply).astype(np.float32) / np.float32(65535)
-    elif array.dtype in (np.uint8, np.uint16):
+        levels = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        result = over_planes(levels, clahe.apply).astype(np.float32) / np.float32(255)
+    elif array.dtype == np.uint8:
         result = over_planes(array, clahe.apply)
     else:
-        raise DhhpcError(
-            f"equalize takes uint8, uint16 or floats in 0..1, not {array.dtype}: window the image first"
-        )
+        raise DhhpcError(f"equalize takes uint8 or floats in 0..1, not {array.dtype}: window first")
     return image.copy_with(from_zyxc(result, image.channels))
 
 
