@@ -7,8 +7,8 @@ from dhhpc.errors import DhhpcError
 
 
 def resource_folder(name: str) -> Path:
-    """The folder `jobs`, `site-configs` or `scaling-studies`: beside the package in a checkout (or an editable
-    install), under `share/dhhpc` of the environment when installed from a wheel.
+    """The folder `jobs`, `site-configs` or `scaling-studies`: beside the package in a checkout (or an
+    editable install), under `share/dhhpc` of the environment when installed from a wheel.
 
     Raises:
         DhhpcError: neither place has the folder.
