@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Each test asks for it by `@PROFILE`, so that other rooms' tests keep their own.
 settings.register_profile(
     "kernels", deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("kernels")
 
 
 @pytest.fixture(scope="session")

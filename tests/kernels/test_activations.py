@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 FUNCTIONS = {
     "relu": torch.relu,
@@ -15,6 +17,7 @@ SHAPES = st.sampled_from([(1, 1), (5, 3), (2, 10), (2, 3, 5, 7), (1, 4, 40, 33),
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@PROFILE
 @given(shape=SHAPES, scale=st.sampled_from([0.1, 1.0, 30.0]))
 def test_activation_equals_pytorch(name, shape, scale, kernels, draw, poisoned):
     x, grad_out = draw(1, *shape) * np.float32(scale), draw(2, *shape)

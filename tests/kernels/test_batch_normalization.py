@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 
@@ -15,6 +17,7 @@ def normalize(kernels, x, gamma, beta, running, out, poisoned):
     return saved
 
 
+@PROFILE
 @given(
     batch=st.integers(2, 5),
     channels=st.integers(1, 6),

@@ -6,8 +6,10 @@ import dhhpc_kernels
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 GUARD = 64
@@ -88,6 +90,7 @@ def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
     return ours, theirs
 
 
+@PROFILE
 @given(case=cases())
 @example(case=Case(8, 16, 16, 1, (128, 40), (3, 3), (1, 1), (1, 1)))  # several stripes
 @example(case=Case(2, 130, 70, 1, (9, 9), (3, 3), (1, 1), (1, 1)))
@@ -101,6 +104,7 @@ def test_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close)
         assert_close(ours[name], theirs[name])
 
 
+@PROFILE
 @given(case=cases())
 @example(case=Case(2, 16, 8, 1, (16, 16), (2, 2), (2, 2)))  # the U-Net's
 @example(case=Case(1, 4, 3, 2, (5, 6), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)))

@@ -1,12 +1,15 @@
 """Dense layers, sums and concatenation against NumPy in float64."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 SIZES = st.integers(1, 40)
 
 
+@PROFILE
 @given(batch=SIZES, inputs=SIZES, outputs=SIZES)
 def test_dense(batch, inputs, outputs, kernels, draw, poisoned, assert_close):
     x, weight, bias = draw(1, batch, inputs), draw(2, outputs, inputs), draw(3, outputs)
@@ -25,6 +28,7 @@ def test_dense(batch, inputs, outputs, kernels, draw, poisoned, assert_close):
     assert_close(grad_bias, grad64.sum(axis=0))
 
 
+@PROFILE
 @given(channels=st.lists(st.integers(1, 5), min_size=1, max_size=4), spatial=st.sampled_from([(), (3, 5)]))
 def test_concatenate(channels, spatial, kernels, draw, poisoned):
     parts = [draw(i, 2, count, *spatial) for i, count in enumerate(channels)]
@@ -37,6 +41,7 @@ def test_concatenate(channels, spatial, kernels, draw, poisoned):
         assert np.array_equal(gradient, part)
 
 
+@PROFILE
 @given(count=st.integers(1, 4))
 def test_add_and_accumulate(count, kernels, draw, poisoned, assert_close):
     parts = [draw(i, 2, 3, 5, 4) for i in range(count)]

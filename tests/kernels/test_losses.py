@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 F = torch.nn.functional
 
@@ -40,6 +42,7 @@ def prediction_and_targets(name: str, shape: tuple[int, ...], soft: bool) -> tup
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@PROFILE
 @given(shape=SHAPES, soft=st.booleans())
 def test_loss_equals_pytorch(name, shape, soft, kernels, poisoned, assert_close):
     prediction, targets = prediction_and_targets(name, shape, soft)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
 
 F = torch.nn.functional
 
@@ -18,6 +20,7 @@ def windows(draw: st.DrawFn) -> tuple:
     return size, kernel, stride, padding
 
 
+@PROFILE
 @given(window=windows(), ceil=st.booleans(), rounded=st.booleans())
 @example(window=((16, 18), (2, 2), (2, 2), (0, 0)), ceil=False, rounded=False)
 @example(window=((15, 17), (3, 3), (2, 2), (1, 1)), ceil=True, rounded=True)
@@ -83,6 +86,7 @@ def test_pooling_gradients_by_finite_differences(kernels, draw, poisoned, assert
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@PROFILE
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     factor=st.tuples(st.integers(1, 4), st.integers(1, 4)),
