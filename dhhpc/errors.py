@@ -5,5 +5,6 @@ class DhhpcError(Exception):
     """A failure that the user can mend.
 
     The message is one line that names the file or the option, the value found there, and the mend. The
-    command line prints it on stderr and exits with 1; anything else that escapes is a defect and keeps its traceback.
+    command line prints it on stderr and exits with 1; anything else that escapes is a defect and keeps its
+    traceback.
     """

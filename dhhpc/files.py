@@ -33,7 +33,7 @@ def write_error(path: Path | str, error: OSError) -> DhhpcError:
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
 
-    The rename is atomic within one file system (POSIX rename): a reader sees the old file or the whole new one.
+    The rename is atomic within one file system (POSIX): a reader sees the old file or the whole new one.
     On any failure the temporary file is removed and `path` stays as it was.
 
     Raises:

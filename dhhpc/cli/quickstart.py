@@ -169,7 +169,7 @@ def print_results(output: Path, results: Results, page: Path, seconds: float) ->
 
 
 def program() -> str:
-    """How a user starts dhhpc from this shell: by name where the PATH finds this installation, else by path."""
+    """How a user starts dhhpc from this shell: by name where PATH finds this one, else by path."""
     beside = Path(sys.executable).with_name("dhhpc")
     found = shutil.which("dhhpc")
     if found is not None and Path(found).resolve() == beside.resolve():
