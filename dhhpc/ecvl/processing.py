@@ -66,7 +66,7 @@ def standardize(image: Image) -> Image:
 def equalize(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     """Contrast limited adaptive histogram equalisation of every slice and channel (Zuiderveld 1994).
 
-    Works on 256 levels, as OpenCV's limit is meant for: uint8 stays uint8, floats are taken in [0, 1] (clipped)
+    Works on 256 levels, which the limit is meant for: uint8 stays uint8, floats are taken in [0, 1], clipped,
     and returned as float32.
     """
     clahe = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
@@ -77,7 +77,7 @@ def equalize(image: Image, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     elif array.dtype == np.uint8:
         result = over_planes(array, clahe.apply)
     else:
-        raise DhhpcError(f"equalize takes uint8 or floats in 0..1, not {array.dtype}: window first")
+        raise DhhpcError(f"equalize: {array.dtype} values; window the image to 0..1 first")
     return image.copy_with(from_zyxc(result, image.channels))
 
 

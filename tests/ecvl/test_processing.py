@@ -113,5 +113,5 @@ def test_equalize_flattens_the_histogram_of_each_slice():
         assert np.abs(after - cumulative[levels]).max() < 0.003
     levels = processing.equalize(Image((dark[0] * 255).astype(np.uint8), "yx")).array
     assert levels.dtype == np.uint8
-    with pytest.raises(DhhpcError, match="not int16: window first"):
+    with pytest.raises(DhhpcError, match="int16 values; window the image"):
         processing.equalize(Image(np.zeros((4, 4), np.int16), "yx"))
