@@ -85,7 +85,7 @@ def describe(path: Path, node: Any, model: type[pydantic.BaseModel], error: pyda
 
 
 def steps_in_file(node: Any, location: tuple[int | str, ...]) -> list[tuple[int | str, Any]]:
-    """The parts of a pydantic location that the file holds, each with its YAML node (None for a missing key)."""
+    """The parts of a pydantic location in the file, each with its YAML node (None for a missing key)."""
     steps: list[tuple[int | str, Any]] = []
     for index, part in enumerate(location):
         if isinstance(node, yaml.MappingNode):
