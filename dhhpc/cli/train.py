@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-# EX_TEMPFAIL of sysexits.h: stopped by a signal with a checkpoint written; run again with --resume.
-STOPPED = 75
-
 
 def register(app: typer.Typer) -> None:
     app.command()(train)
@@ -38,7 +35,7 @@ def train(
     from dhhpc.cli.training_progress import training_progress
     from dhhpc.errors import DhhpcError
     from dhhpc.mpi import connect, failing_together, launch
-    from dhhpc.training import Stopped, check, read_experiment, train
+    from dhhpc.training import check, read_experiment, train
 
     overrides = list(change or [])
     for key, value in (("output", output), ("epochs", epochs), ("threads", threads)):
@@ -53,11 +50,8 @@ def train(
     world = connect()
     with failing_together(world):
         document = read_experiment(experiment, overrides)
-        try:
-            with training_progress() as listen:
-                record = train(document, world, zoo.create, resume, listen)
-        except Stopped:
-            raise typer.Exit(STOPPED) from None
+        with training_progress() as listen:
+            record = train(document, world, zoo.create, resume, listen)
     if world.rank == 0:
         seconds = record.content["kpis"]["totm"]
         print(f"{record.folder}: trained {document.epochs} epochs in {seconds:.1f} s (totm); next:")

@@ -28,8 +28,14 @@ from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
 Listener = Callable[[str, dict[str, Any]], None]
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the run ends early, as asked, and can be resumed
-    """The run was asked to stop by a signal and has written a checkpoint."""
+class Stopped(SystemExit):
+    """The run was asked to stop by a signal and has written a checkpoint: no failure, it can be resumed.
+
+    Left alone it ends the process with 75 (EX_TEMPFAIL of sysexits.h), on which job scripts requeue.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(75)
 
 
 def ignore(event: str, values: dict[str, Any]) -> None:

@@ -100,12 +100,14 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
-def run_dhhpc(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_dhhpc(
+    *arguments: object, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`dhhpc` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "dhhpc", *map(str, arguments)],
-        env=clean_environment(),
+        env=clean_environment() | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=120,
     )
