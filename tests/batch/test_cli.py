@@ -65,12 +65,12 @@ def test_a_local_job_from_submit_to_logs(tmp_path: Path, experiment: Path) -> No
     assert submitted["id"] == "local-1"
     LOCAL.wait(find_job("local-1"), timeout=60)
     (row,) = json.loads(dhhpc("jobs", "list", "--json", folder=tmp_path).stdout)
-    # The experiment lacks its name: the job fails with that one line in its log.
+    # The experiment misspells its name: the job fails with that one line in its log.
     assert (row["state"], row["exit_code"], row["name"]) == ("FAILED", 1, "my lungs")
     assert "local-1  FAILED (1)" in dhhpc("jobs", "list", folder=tmp_path).stdout
     logs = dhhpc("jobs", "logs", "local-1", folder=tmp_path)
     assert logs.returncode == 0
-    assert f"dhhpc: {experiment}:1: name: is missing" in logs.stdout
+    assert f"dhhpc: {experiment}:1: nme: unknown key; did you mean `name`?" in logs.stdout
     cancelled = dhhpc("jobs", "cancel", "local-1", folder=tmp_path)
     assert (cancelled.returncode, cancelled.stderr) == (
         1,
