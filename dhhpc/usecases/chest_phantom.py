@@ -312,7 +312,7 @@ def render(
     paint(volume, ellipsoid(gx, gy, gz, chest.heart, chest.heart_axes) + 4, BLOOD, edge)
     dome = ellipsoid(gx, gy, gz, (-62, 5, chest.dome_height - 85), (71, 73, 84))
     paint(volume, np.maximum(dome, cavity), 60.0, edge)
-    for center, radius in (((17, chest.spine_y * 0.72), 13), ((-14, -32), 16), ((12, -14), 13)):
+    for center, radius in (((24, chest.spine_y * 0.6), 13), ((-14, -32), 16), ((12, -14), 13)):
         paint(volume, ellipse(gx, gy, center, (radius, radius)), BLOOD, edge)  # aorta twice, pulmonary artery
     gravity = chest.lung_density + 45 * gy / chest.half_depth + texture(rng, volume.shape, 22.0)
     paint(volume, lung, gravity, edge)

@@ -33,6 +33,16 @@ def test_series_is_sorted_by_position_and_in_hounsfield_units(series):
     assert "PixelData" not in volume.metadata["dicom"]
 
 
+def test_unknown_spacing_stays_unknown(tmp_path, make_slice):
+    for index in range(3):
+        dataset = make_slice(np.zeros((4, 5), np.uint16), (0, 0, 2.0 * index), PixelSpacing=None)
+        dataset.save_as(tmp_path / f"{index}.dcm", enforce_file_format=True)
+    volume = ecvl.read(tmp_path)
+    assert volume.array.shape == (3, 4, 5)
+    assert volume.spacing is None
+    assert "affine" not in volume.metadata
+
+
 def test_list_of_files_in_any_order(series):
     folder, stored = series
     paths = sorted(folder.iterdir(), reverse=True)

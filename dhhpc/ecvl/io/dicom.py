@@ -93,8 +93,8 @@ def read_series(paths: Sequence[Path]) -> Image:
     order = sorted(range(len(paths)), key=lambda index: heights[index])
     gap = regular_gap([heights[index] for index in order], [paths[index] for index in order])
     lowest, highest = datasets[order[0]], datasets[order[-1]]
-    in_plane = in_plane_spacing(first, paths[0]) or (1.0, 1.0)
-    gap = gap or slice_gap(first) or 1.0
+    in_plane = in_plane_spacing(first, paths[0])
+    gap = gap or slice_gap(first)
     planes = np.empty((len(order), int(first.Rows), int(first.Columns)), dtype=np.float32)
     for plane, index in zip(planes, order, strict=True):
         values = values_of(datasets[index], paths[index])
@@ -103,14 +103,14 @@ def read_series(paths: Sequence[Path]) -> Image:
                 f"{paths[index]}: has shape {values.shape}; a series is read from gray single frames"
             )
         plane[...] = values
+    metadata = metadata_of(lowest)
+    if in_plane is None or gap is None:
+        return Image(planes, "zyx", "gray", None, metadata)
     step = normal * gap
     if len(order) > 1:
         ends = [np.asarray(dataset.ImagePositionPatient, float) for dataset in (lowest, highest)]
         step = (ends[1] - ends[0]) / (len(order) - 1)  # also right under a gantry tilt
-    metadata = metadata_of(lowest)
-    affine = affine_of(lowest, in_plane, step)
-    if affine is not None:
-        metadata["affine"] = affine
+    metadata["affine"] = affine_of(lowest, in_plane, step)
     return Image(planes, "zyx", "gray", (gap, *in_plane), metadata)
 
 
