@@ -63,6 +63,12 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_file(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_file_in_the_place_of_a_folder_is_one_clear_line(tmp_path):
+    (tmp_path / "output").write_text("no folder")
+    with pytest.raises(DhhpcError, match=r"result\.txt: cannot be written \((Not a directory|File exists)"):
+        write_text(tmp_path / "output" / "result.txt", "x")
+
+
 def test_json_and_checksums(tmp_path):
     path = tmp_path / "deep" / "value.json"
     write_json(path, {"a": [1, 2.5, None]})
