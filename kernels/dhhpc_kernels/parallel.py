@@ -14,6 +14,9 @@ def _initial_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# Below this a share takes about as long as handing it to a thread.
+_LEAST_WORK = 128 * 1024  # floats
+
 _threads = _initial_threads()
 _pool: ThreadPoolExecutor | None = None
 _pool_process = 0
@@ -55,6 +58,17 @@ def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) ->
     task(*calls[0])
     for future in futures:
         future.result()
+
+
+def run_shares(kernel: Callable[..., None], count: int, work: int, *arguments: Any) -> None:
+    """Run kernel(*arguments, first, last) over 0 to count, shared out to the threads if work is worth it.
+
+    work: the floats that are read or written.
+    """
+    if _threads == 1 or work < _LEAST_WORK:
+        kernel(*arguments, 0, count)
+    else:
+        run_parallel(kernel, [(*arguments, first, last) for first, last in shares(count, _threads)])
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.exponential import exponential
+from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 BLOCK = 1024  # pixels taken at once: their temporaries stay in the first-level cache
@@ -19,8 +20,8 @@ def planes(array: np.ndarray) -> np.ndarray:
     return array.reshape(array.shape[0], array.shape[1], -1, copy=False)
 
 
-# The compiler vectorises a loop only where it writes no array that it reads. For in-place calls to be as fast,
-# each block of results goes through a buffer of its own.
+# The compiler vectorises a loop only where it writes no array that it reads. For in-place calls to be as fast
+# as others, each block of results goes through a buffer of its own.
 
 
 @compile_kernel
@@ -30,45 +31,51 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
 
 
 @compile_kernel
-def _relu_forward(x: np.ndarray, out: np.ndarray) -> None:
+def _relu_forward(x: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
     buffer = np.empty(BLOCK, np.float32)
-    for first in range(0, out.size, BLOCK):
-        value = x[first : first + BLOCK]
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        value = x[start:stop]
         for i in range(value.size):
             buffer[i] = F(0) if value[i] <= F(0) else value[i]
-        _copy(buffer, out[first : first + BLOCK])
+        _copy(buffer, out[start:stop])
 
 
 @compile_kernel
-def _relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+def _relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray, first: int, last: int) -> None:
     buffer = np.empty(BLOCK, np.float32)
-    for first in range(0, grad_x.size, BLOCK):
-        result = out[first : first + BLOCK]
-        gradient = grad_out[first : first + BLOCK]
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        result = out[start:stop]
+        gradient = grad_out[start:stop]
         for i in range(result.size):
             buffer[i] = F(0) if result[i] <= F(0) else gradient[i]
-        _copy(buffer, grad_x[first : first + BLOCK])
+        _copy(buffer, grad_x[start:stop])
 
 
 @compile_kernel
-def _sigmoid_forward(x: np.ndarray, out: np.ndarray) -> None:
+def _sigmoid_forward(x: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
     buffer = np.empty(BLOCK, np.float32)
-    for first in range(0, out.size, BLOCK):
-        value = x[first : first + BLOCK]
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        value = x[start:stop]
         for i in range(value.size):
             buffer[i] = F(1) / (F(1) + exponential(-value[i]))
-        _copy(buffer, out[first : first + BLOCK])
+        _copy(buffer, out[start:stop])
 
 
 @compile_kernel
-def _sigmoid_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
+def _sigmoid_backward(
+    out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray, first: int, last: int
+) -> None:
     buffer = np.empty(BLOCK, np.float32)
-    for first in range(0, grad_x.size, BLOCK):
-        result = out[first : first + BLOCK]
-        gradient = grad_out[first : first + BLOCK]
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        result = out[start:stop]
+        gradient = grad_out[start:stop]
         for i in range(result.size):
             buffer[i] = gradient[i] * result[i] * (F(1) - result[i])
-        _copy(buffer, grad_x[first : first + BLOCK])
+        _copy(buffer, grad_x[start:stop])
 
 
 @compile_kernel
@@ -84,12 +91,12 @@ def column_maxima(x: np.ndarray, n: int, first: int, size: int, maxima: np.ndarr
 
 
 @compile_kernel
-def _softmax_forward(x: np.ndarray, out: np.ndarray) -> None:
-    batch, channels, length = x.shape
+def _softmax_forward(x: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    _, channels, length = x.shape
     largest = np.empty(BLOCK, np.float32)
     total = np.empty(BLOCK, np.float32)
     buffer = np.empty(BLOCK, np.float32)
-    for n in range(batch):
+    for n in range(begin, end):
         for first in range(0, length, BLOCK):
             size = min(BLOCK, length - first)
             column_maxima(x, n, first, size, largest)
@@ -110,11 +117,13 @@ def _softmax_forward(x: np.ndarray, out: np.ndarray) -> None:
 
 
 @compile_kernel
-def _softmax_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
-    batch, channels, length = out.shape
+def _softmax_backward(
+    out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray, begin: int, end: int
+) -> None:
+    _, channels, length = out.shape
     total = np.empty(BLOCK, np.float32)
     buffer = np.empty(BLOCK, np.float32)
-    for n in range(batch):
+    for n in range(begin, end):
         for first in range(0, length, BLOCK):
             size = min(BLOCK, length - first)
             for i in range(size):
@@ -134,29 +143,29 @@ def _softmax_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray)
 
 def relu_forward(x: np.ndarray, out: np.ndarray) -> None:
     """out = max(x, 0), float32 of any shape. NaN stays NaN."""
-    _relu_forward(flat(x), flat(out))
+    run_shares(_relu_forward, out.size, out.size, flat(x), flat(out))
 
 
 def relu_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
     """grad_x = grad_out where out > 0, else 0."""
-    _relu_backward(flat(out), flat(grad_out), flat(grad_x))
+    run_shares(_relu_backward, grad_x.size, grad_x.size, flat(out), flat(grad_out), flat(grad_x))
 
 
 def sigmoid_forward(x: np.ndarray, out: np.ndarray) -> None:
     """out = 1 / (1 + exp(-x)), float32 of any shape."""
-    _sigmoid_forward(flat(x), flat(out))
+    run_shares(_sigmoid_forward, out.size, out.size, flat(x), flat(out))
 
 
 def sigmoid_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
     """grad_x = grad_out * out * (1 - out)."""
-    _sigmoid_backward(flat(out), flat(grad_out), flat(grad_x))
+    run_shares(_sigmoid_backward, grad_x.size, grad_x.size, flat(out), flat(grad_out), flat(grad_x))
 
 
 def softmax_forward(x: np.ndarray, out: np.ndarray) -> None:
     """out = exp(x) / sum over axis 1 of exp(x), float32 (N,C) or (N,C,H,W); stable for large x."""
-    _softmax_forward(planes(x), planes(out))
+    run_shares(_softmax_forward, out.shape[0], out.size, planes(x), planes(out))
 
 
 def softmax_backward(out: np.ndarray, grad_out: np.ndarray, grad_x: np.ndarray) -> None:
     """grad_x = out * (grad_out - sum over axis 1 of grad_out * out)."""
-    _softmax_backward(planes(out), planes(grad_out), planes(grad_x))
+    run_shares(_softmax_backward, grad_x.shape[0], grad_x.size, planes(out), planes(grad_out), planes(grad_x))

@@ -7,6 +7,7 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.activations import planes
+from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 D = np.float64
@@ -24,10 +25,12 @@ def _training(
     saved_inverse: np.ndarray,
     momentum: float,
     epsilon: float,
+    first: int,
+    last: int,
 ) -> None:
-    batch, channels, length = x.shape
+    batch, _, length = x.shape
     count = batch * length
-    for c in range(channels):
+    for c in range(first, last):
         total = D(0)
         squares = D(0)
         for n in range(batch):
@@ -61,10 +64,12 @@ def _inference(
     running_variance: np.ndarray,
     out: np.ndarray,
     epsilon: float,
+    first: int,
+    last: int,
 ) -> None:
-    batch, channels, length = x.shape
+    batch, _, length = x.shape
     for n in range(batch):
-        for c in range(channels):
+        for c in range(first, last):
             scale = F(gamma[c] / np.sqrt(D(running_variance[c]) + epsilon))
             center = F(running_mean[c])
             shift = F(beta[c])
@@ -82,10 +87,12 @@ def _backward(
     grad_x: np.ndarray,
     grad_gamma: np.ndarray,
     grad_beta: np.ndarray,
+    first: int,
+    last: int,
 ) -> None:
-    batch, channels, length = x.shape
+    batch, _, length = x.shape
     count = batch * length
-    for c in range(channels):
+    for c in range(first, last):
         center = F(saved_mean[c])
         total = D(0)
         product = D(0)
@@ -123,7 +130,10 @@ def batch_normalization_training(
     (1 - momentum) * running + momentum * batch, with the unbiased variance as in PyTorch (0 for one element a
     channel). saved_mean and saved_inverse_deviation, 1 / sqrt(variance + epsilon), are for the backward pass.
     """
-    _training(
+    run_shares(
+        _training,
+        x.shape[1],
+        x.size,
         planes(x),
         gamma,
         beta,
@@ -147,7 +157,18 @@ def batch_normalization_inference(
     epsilon: float,
 ) -> None:
     """out = (x - running_mean) / sqrt(running_variance + epsilon) * gamma + beta."""
-    _inference(planes(x), gamma, beta, running_mean, running_variance, planes(out), float(epsilon))
+    run_shares(
+        _inference,
+        x.shape[1],
+        x.size,
+        planes(x),
+        gamma,
+        beta,
+        running_mean,
+        running_variance,
+        planes(out),
+        float(epsilon),
+    )
 
 
 def batch_normalization_backward(
@@ -161,7 +182,10 @@ def batch_normalization_backward(
     grad_beta: np.ndarray,
 ) -> None:
     """Gradients by x (may be written over grad_out), gamma and beta (C,) of the training-mode forward."""
-    _backward(
+    run_shares(
+        _backward,
+        x.shape[1],
+        x.size,
         planes(x),
         planes(grad_out),
         gamma,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 
@@ -13,8 +14,10 @@ def _sgd(
     gradients: np.ndarray,
     learning_rate: np.float32,
     weight_decay: np.float32,
+    first: int,
+    last: int,
 ) -> None:
-    for i in range(parameters.size):
+    for i in range(first, last):
         parameters[i] -= learning_rate * (gradients[i] + weight_decay * parameters[i])
 
 
@@ -27,8 +30,10 @@ def _sgd_momentum(
     momentum: np.float32,
     nesterov: bool,
     weight_decay: np.float32,
+    first: int,
+    last: int,
 ) -> None:
-    for i in range(parameters.size):
+    for i in range(first, last):
         gradient = gradients[i] + weight_decay * parameters[i]
         speed = momentum * velocity[i] + gradient
         velocity[i] = speed
@@ -50,15 +55,17 @@ def _adam(
     root: np.float32,
     epsilon: np.float32,
     decay: np.float32,
+    first: int,
+    last: int,
 ) -> None:
-    for i in range(parameters.size):
+    for i in range(first, last):
         parameter = parameters[i]
         gradient = gradients[i] + decay * parameter
-        first = beta1 * first_moment[i] + new1 * gradient
-        second = beta2 * second_moment[i] + new2 * gradient * gradient
-        first_moment[i] = first
-        second_moment[i] = second
-        parameters[i] = keep * parameter - rate * first / (np.sqrt(second) * root + epsilon)
+        mean = beta1 * first_moment[i] + new1 * gradient
+        square = beta2 * second_moment[i] + new2 * gradient * gradient
+        first_moment[i] = mean
+        second_moment[i] = square
+        parameters[i] = keep * parameter - rate * mean / (np.sqrt(square) * root + epsilon)
 
 
 def sgd_step(
@@ -76,9 +83,14 @@ def sgd_step(
     parameters -= learning_rate * (velocity, or gradient + momentum * velocity if nesterov).
     """
     if velocity is None:
-        _sgd(parameters, gradients, F(learning_rate), F(weight_decay))
+        run_shares(
+            _sgd, parameters.size, parameters.size, parameters, gradients, F(learning_rate), F(weight_decay)
+        )
     else:
-        _sgd_momentum(
+        run_shares(
+            _sgd_momentum,
+            parameters.size,
+            parameters.size,
             parameters,
             gradients,
             velocity,
@@ -107,7 +119,10 @@ def adam_step(
     step counts from 1. Not decoupled, weight_decay * parameters is added to the gradient; decoupled, the
     parameters shrink by learning_rate * weight_decay apart from it.
     """
-    _adam(
+    run_shares(
+        _adam,
+        parameters.size,
+        parameters.size,
         parameters,
         gradients,
         first_moment,

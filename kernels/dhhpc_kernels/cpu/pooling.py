@@ -3,6 +3,7 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.parallel import run_shares
 
 Pair = tuple[int, int]
 F = np.float32
@@ -27,13 +28,20 @@ def _take_larger(
 
 @compile_kernel
 def _max_forward(
-    x: np.ndarray, out: np.ndarray, indices: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+    x: np.ndarray,
+    out: np.ndarray,
+    indices: np.ndarray,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    begin: int,
+    end: int,
 ) -> None:
-    count, height_x, width_x = x.shape
+    _, height_x, width_x = x.shape
     height, width = out.shape[1:]
     largest = np.empty(width_x, np.float32)
     places = np.empty(width_x, np.int32)
-    for plane in range(count):
+    for plane in range(begin, end):
         for row in range(height):
             top = max(row * stride[0] - padding[0], 0)
             bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
@@ -71,9 +79,11 @@ def _max_forward(
 
 
 @compile_kernel
-def _max_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
-    count, size = grad_out.shape
-    for plane in range(count):
+def _max_backward(
+    grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray, begin: int, end: int
+) -> None:
+    _, size = grad_out.shape
+    for plane in range(begin, end):
         target = grad_x[plane]
         target[:] = F(0)
         for i in range(size):
@@ -81,11 +91,13 @@ def _max_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray)
 
 
 @compile_kernel
-def _average_forward(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair) -> None:
-    count, height_x, width_x = x.shape
+def _average_forward(
+    x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, begin: int, end: int
+) -> None:
+    _, height_x, width_x = x.shape
     height, width = out.shape[1:]
     sums = np.empty(width_x, np.float32)
-    for plane in range(count):
+    for plane in range(begin, end):
         for row in range(height):
             top = max(row * stride[0] - padding[0], 0)
             bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
@@ -108,12 +120,12 @@ def _average_forward(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair,
 
 @compile_kernel
 def _average_backward(
-    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, begin: int, end: int
 ) -> None:
-    count, height_x, width_x = grad_x.shape
+    _, height_x, width_x = grad_x.shape
     height, width = grad_out.shape[1:]
     shares = np.empty(width_x, np.float32)
-    for plane in range(count):
+    for plane in range(begin, end):
         grad_x[plane, :, :] = F(0)
         for row in range(height):
             top = max(row * stride[0] - padding[0], 0)
@@ -157,13 +169,26 @@ def max_pooling_forward(
     ValueError if a window would hold padding only.
     """
     _check_windows(x, out, kernel, stride, padding)
-    _max_forward(_planes(x), _planes(out), _planes(indices), kernel, stride, padding)
+    run_shares(
+        _max_forward,
+        x.shape[0] * x.shape[1],
+        x.size,
+        _planes(x),
+        _planes(out),
+        _planes(indices),
+        kernel,
+        stride,
+        padding,
+    )
 
 
 def max_pooling_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
     """grad_x (N,C,H,W) = grad_out (N,C,OH,OW) added up at `indices`, 0 elsewhere."""
     count = grad_out.shape[0] * grad_out.shape[1]
-    _max_backward(
+    run_shares(
+        _max_backward,
+        count,
+        grad_x.size,
         grad_out.reshape(count, -1, copy=False),
         indices.reshape(count, -1, copy=False),
         grad_x.reshape(count, -1, copy=False),
@@ -175,7 +200,9 @@ def average_pooling_forward(
 ) -> None:
     """out (N,C,OH,OW) = mean of each window of x (N,C,H,W); padding is not counted."""
     _check_windows(x, out, kernel, stride, padding)
-    _average_forward(_planes(x), _planes(out), kernel, stride, padding)
+    run_shares(
+        _average_forward, x.shape[0] * x.shape[1], x.size, _planes(x), _planes(out), kernel, stride, padding
+    )
 
 
 def average_pooling_backward(
@@ -183,4 +210,13 @@ def average_pooling_backward(
 ) -> None:
     """grad_x (N,C,H,W) = each value of grad_out shared evenly among its window."""
     _check_windows(grad_x, grad_out, kernel, stride, padding)
-    _average_backward(_planes(grad_out), _planes(grad_x), kernel, stride, padding)
+    run_shares(
+        _average_backward,
+        grad_x.shape[0] * grad_x.shape[1],
+        grad_x.size,
+        _planes(grad_out),
+        _planes(grad_x),
+        kernel,
+        stride,
+        padding,
+    )

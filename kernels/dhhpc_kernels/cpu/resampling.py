@@ -3,6 +3,7 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 
@@ -22,12 +23,14 @@ def _forward(
     row_weights: np.ndarray,
     columns: np.ndarray,
     column_weights: np.ndarray,
+    begin: int,
+    end: int,
 ) -> None:
     """Widen each row of x once, then blend two of them into each row of out."""
-    count, height_x, _ = x.shape
+    _, height_x, _ = x.shape
     height, width = out.shape[1:]
     wide = np.empty((height_x, width), np.float32)
-    for plane in range(count):
+    for plane in range(begin, end):
         for y in range(height_x):
             _widen(x[plane, y], wide[y], columns, column_weights)
         for row in range(height):
@@ -51,12 +54,14 @@ def _backward(
     row_weights: np.ndarray,
     columns: np.ndarray,
     column_weights: np.ndarray,
+    begin: int,
+    end: int,
 ) -> None:
     """The same in reverse: gather the rows of grad_out, then the columns."""
-    count, height_x, _ = grad_x.shape
+    _, height_x, _ = grad_x.shape
     height, width = grad_out.shape[1:]
     wide = np.empty((height_x, width), np.float32)
-    for plane in range(count):
+    for plane in range(begin, end):
         wide[:, :] = F(0)
         for row in range(height):
             source = grad_out[plane, row]
@@ -102,7 +107,10 @@ def upsample_forward(x: np.ndarray, out: np.ndarray, mode: str) -> None:
     """
     rows, row_weights = _sources(x.shape[2], out.shape[2], mode)
     columns, column_weights = _sources(x.shape[3], out.shape[3], mode)
-    _forward(
+    run_shares(
+        _forward,
+        out.shape[0] * out.shape[1],
+        out.size,
         x.reshape(-1, *x.shape[2:], copy=False),
         out.reshape(-1, *out.shape[2:], copy=False),
         rows,
@@ -116,7 +124,10 @@ def upsample_backward(grad_out: np.ndarray, grad_x: np.ndarray, mode: str) -> No
     """grad_x (N,C,H,W) = gradient of upsample_forward from grad_out (N,C,OH,OW)."""
     rows, row_weights = _sources(grad_x.shape[2], grad_out.shape[2], mode)
     columns, column_weights = _sources(grad_x.shape[3], grad_out.shape[3], mode)
-    _backward(
+    run_shares(
+        _backward,
+        grad_out.shape[0] * grad_out.shape[1],
+        grad_out.size,
         grad_out.reshape(-1, *grad_out.shape[2:], copy=False),
         grad_x.reshape(-1, *grad_x.shape[2:], copy=False),
         rows,

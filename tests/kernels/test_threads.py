@@ -1,0 +1,116 @@
+"""Kernels that share out their work give the same bits on any number of threads."""
+
+import dhhpc_kernels
+import numpy as np
+import pytest
+
+SHAPE = (3, 5, 120, 131)  # over the least work that is shared out, and divided evenly by neither 2 nor 3
+
+
+def activation(kernels, name):
+    def run(x, gradient):
+        out, grad = np.empty_like(x), np.empty_like(x)
+        getattr(kernels, f"{name}_forward")(x, out)
+        getattr(kernels, f"{name}_backward")(out, gradient, grad)
+        return out, grad
+
+    return run
+
+
+def batch_normalization(kernels, _):
+    def run(x, gradient):
+        channels = x.shape[1]
+        gamma, beta, mean = np.full((3, channels), [[1.5], [0.5], [0.0]], np.float32)
+        variance, saved_mean, saved_inverse, grad_gamma, grad_beta = np.ones((5, channels), np.float32)
+        out, inferred, grad = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+        kernels.batch_normalization_training(
+            x, gamma, beta, mean, variance, out, saved_mean, saved_inverse, 0.1, 1e-5
+        )
+        kernels.batch_normalization_inference(x, gamma, beta, mean, variance, inferred, 1e-5)
+        kernels.batch_normalization_backward(
+            x, gradient, gamma, saved_mean, saved_inverse, grad, grad_gamma, grad_beta
+        )
+        return out, inferred, mean, variance, grad, grad_gamma, grad_beta
+
+    return run
+
+
+def pooling(kernels, name):
+    def run(x, gradient):
+        out = np.empty((*x.shape[:2], 60, 66), np.float32)
+        grad = np.empty_like(x)
+        window = ((3, 3), (2, 2), (1, 1))
+        slope = np.ascontiguousarray(gradient[:, :, :60, :66])
+        if name == "max":
+            indices = np.empty(out.shape, np.int32)
+            kernels.max_pooling_forward(x, out, indices, *window)
+            kernels.max_pooling_backward(slope, indices, grad)
+        else:
+            kernels.average_pooling_forward(x, out, *window)
+            kernels.average_pooling_backward(slope, grad, *window)
+        return out, grad
+
+    return run
+
+
+def upsampling(kernels, mode):
+    def run(x, gradient):
+        out = np.empty((*x.shape[:2], 240, 262), np.float32)
+        grad = np.empty_like(x)
+        kernels.upsample_forward(x, out, mode)
+        kernels.upsample_backward(out, grad, mode)
+        return out, grad
+
+    return run
+
+
+def optimizer(kernels, name):
+    def run(x, gradient):
+        parameters, speed, square = (
+            x.ravel().copy(),
+            np.zeros(x.size, np.float32),
+            np.ones(x.size, np.float32),
+        )
+        if name == "adam":
+            kernels.adam_step(
+                parameters, gradient.ravel(), speed, square, 3, 1e-3, 0.9, 0.999, 1e-8, 0.01, True
+            )
+        else:
+            kernels.sgd_step(
+                parameters, gradient.ravel(), speed if name == "momentum" else None, 0.1, 0.9, True, 0.01
+            )
+        return parameters, speed, square
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (activation, "relu"),
+        (activation, "sigmoid"),
+        (activation, "softmax"),
+        (batch_normalization, ""),
+        (pooling, "max"),
+        (pooling, "average"),
+        (upsampling, "nearest"),
+        (upsampling, "bilinear"),
+        (optimizer, "adam"),
+        (optimizer, "sgd"),
+        (optimizer, "momentum"),
+    ],
+)
+def test_same_bits_on_any_number_of_threads(kind, name, kernels):
+    generator = np.random.default_rng(0)
+    x, gradient = generator.standard_normal((2, *SHAPE), np.float32)
+    run = kind(kernels, name)
+    before = dhhpc_kernels.threads()
+    try:
+        dhhpc_kernels.set_threads(1)
+        expected = run(x, gradient)
+        for threads in (2, 3):
+            dhhpc_kernels.set_threads(threads)
+            for result, alone in zip(run(x, gradient), expected, strict=True):
+                assert result.tobytes() == alone.tobytes()
+    finally:
+        dhhpc_kernels.set_threads(before)
