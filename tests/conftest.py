@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from dhhpc.batch.virtual_cluster import VirtualCluster, missing_programs
+from tests import synthetic
 
 GUARDED = ("mpi", "slurm", "real_data")
 
@@ -29,6 +31,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: {reason} (marked {', '.join(markers)}; no skips are allowed)"
     return report
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Segmentation shards whose counts leave uneven tails: 21 training, 6 validation, 5 test images."""
+    return synthetic.write_discs(
+        tmp_path_factory.mktemp("discs"), {"training": 21, "validation": 6, "test": 5}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -113,11 +113,13 @@ def measure(output: Path) -> Results:
     """Run the quickstart's study."""
     from dhhpc import zoo
     from dhhpc.cli.study_progress import study_progress
-    from dhhpc.scaling.runner import run_study
+    from dhhpc.scaling.runner import check_points, run_study
     from dhhpc.usecases import quickstart as inputs
 
     with study_progress("      ") as watcher:
-        return run_study(output / inputs.STUDY, output / inputs.RESULTS, zoo.create, watcher=watcher)
+        results = run_study(output / inputs.STUDY, output / inputs.RESULTS, zoo.create, watcher=watcher)
+    check_points(results)
+    return results
 
 
 def check_onnx(output: Path, results: Results) -> list[Path]:

@@ -38,7 +38,7 @@ def run(
     from dhhpc import zoo
     from dhhpc.cli.study_progress import study_progress
     from dhhpc.scaling.report import report
-    from dhhpc.scaling.runner import run_study
+    from dhhpc.scaling.runner import check_points, run_study
     from dhhpc.scaling.study import read_study
 
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
@@ -48,6 +48,7 @@ def run(
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
     if not as_json:
         print(f"report: {page}")
+    check_points(results)
 
 
 def write_report(

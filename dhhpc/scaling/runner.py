@@ -82,8 +82,8 @@ def run_study(
         experiment_file: another experiment than the one the study names.
 
     Raises:
-        DhhpcError: the study or its experiment is wrong; the folder holds points of another experiment or of
-            other shards; or points have failed (once all others are measured).
+        DhhpcError: the study or its experiment is wrong, or the folder holds points of another experiment or
+            of other shards. A point that fails costs no other: the results tell of it, see `check_points`.
     """
     watcher = watcher or Watcher()
     study, chosen_file = read_study(study_file, experiment_file)
@@ -107,7 +107,6 @@ def run_study(
     missing = [task for task in tasks if task not in finished]
     if missing and study.warm_up:
         warm_up(chosen_file, folder, max(task.ranks for task in missing), watcher)
-    failures = []
     for task in tasks:
         if task in finished:
             watcher.say(f"{task.run}: kept, it was measured before")
@@ -118,7 +117,6 @@ def run_study(
                 evaluate_run(folder / task.run, create)
             point = read_point(folder, task.run, task.repeat)
         except DhhpcError as error:
-            failures.append(f"{task.run}: {error}")
             watcher.say(f"{task.run}: failed")
             point = Point(
                 ranks=task.ranks, repeat=task.repeat, run=task.run, status="failed", error=str(error)
@@ -130,10 +128,19 @@ def run_study(
     if results.rows and "test" in results.preprocessing.samples:
         results.masks = save_examples(folder / results.rows[-1].run, folder, create)
         write_results(folder, results)
+    return results
+
+
+def check_points(results: Results) -> None:
+    """Refuse results that lack a point.
+
+    Raises:
+        DhhpcError: points have failed; names the first, its error, and how many more.
+    """
+    failures = [f"{point.run}: {point.error}" for point in results.points if point.status == "failed"]
     if failures:
         more = f" (and {len(failures) - 1} more points failed)" if len(failures) > 1 else ""
         raise DhhpcError(failures[0] + more)
-    return results
 
 
 def repeat_command(study_file: Path, folder: Path, experiment_file: Path | None) -> str:

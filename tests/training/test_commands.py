@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import synthetic
 
 from dhhpc import ecvl
 from dhhpc.cli.app import main
 from dhhpc.data.shards import ShardSet
+from tests import synthetic
 
 # Batch normalisation, Adam and augmentations: everything that a resumed run must take up again.
 FULL = {

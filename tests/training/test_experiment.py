@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import synthetic
 import yaml
 
 from dhhpc.errors import DhhpcError
 from dhhpc.training import read_experiment
+from tests import synthetic
 
 
 @pytest.fixture

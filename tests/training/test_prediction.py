@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import synthetic
 
 from dhhpc import ecvl, eddl
 from dhhpc.data.shards import ShardSet
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.training.prediction import predict, predict_mask
+from tests import synthetic
 
 SIZE = 32
 

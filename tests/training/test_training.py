@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import synthetic
 
 from dhhpc import eddl, zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, connect
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
+from tests import synthetic
 
 
 def run(shards: Path, output: Path, world: World | None = None, **changes):

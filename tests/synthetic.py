@@ -1,4 +1,4 @@
-"""Small shards and experiments for the tests of training."""
+"""Small shards and experiments to train on, and `dhhpc` in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""The study document."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dhhpc.errors import DhhpcError
+from dhhpc.scaling.study import read_study
+
+
+def write(folder: Path, **changes) -> Path:
+    (folder / "experiment.yml").write_text("name: any\n")
+    values = {"name": "s", "experiment": "experiment.yml", "ranks": [4, 1, 2]} | changes
+    (folder / "study.yml").write_text(yaml.safe_dump(values))
+    return folder / "study.yml"
+
+
+def test_rank_counts_are_sorted_and_the_experiment_lies_beside_the_study(tmp_path):
+    study, experiment = read_study(write(tmp_path))
+    assert study.ranks == [1, 2, 4]
+    assert (study.repeats, study.mode, study.warm_up, study.design_hours) == (1, "strong", True, None)
+    assert experiment == tmp_path / "experiment.yml"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ranks": [1, 2, 1]}, r"ranks: .*names a rank count twice; use repeats"),
+        ({"ranks": []}, r"ranks: "),
+        ({"ranks": [0, 1]}, r"ranks\.?\S* ?.*greater than or equal to 1"),
+        ({"repeat": 3}, r"repeat: .*did you mean `repeats`"),
+        ({"mode": "stron"}, r"mode: .*'strong' or 'weak'"),
+        ({"site": "nowhere"}, r"site: .*'local'"),
+        ({"name": "../up"}, r"name: "),
+        ({"design_hours": -1}, r"design_hours: "),
+    ],
+)
+def test_wrong_values_are_named(tmp_path, changes, message):
+    with pytest.raises(DhhpcError, match=rf"study\.yml:\d+: {message}") as error:
+        read_study(write(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_experiment_is_named_with_the_option_that_mends_it(tmp_path):
+    with pytest.raises(DhhpcError, match=r"study\.yml: experiment: .*none\.yml: no such file.*--experiment"):
+        read_study(write(tmp_path, experiment="none.yml"))
+    with pytest.raises(DhhpcError, match=r"--experiment: .*other\.yml: no such file"):
+        read_study(write(tmp_path), tmp_path / "other.yml")
+    assert read_study(write(tmp_path, experiment="none.yml"), tmp_path / "experiment.yml")
