@@ -9,20 +9,21 @@ import typer
 
 from dhhpc.errors import DhhpcError
 
+# In the order in which a user needs them.
 VERBS: tuple[str, ...] = (
+    "quickstart",
+    "usecase",
+    "dataset",
+    "preprocess",
     "train",
     "evaluate",
     "predict",
     "export",
     "runs",
-    "dataset",
-    "preprocess",
+    "scale",
     "submit",
     "jobs",
     "site",
-    "usecase",
-    "scale",
-    "quickstart",
 )
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ Identifier = Annotated[str, typer.Argument(help="The job's id, as `dhhpc jobs li
 
 
 def register(app: typer.Typer) -> None:
-    verb = typer.Typer(no_args_is_help=True, help=f"What became of submitted jobs. {EXAMPLE}")
+    verb = typer.Typer(no_args_is_help=True, help="What became of submitted jobs.", epilog=EXAMPLE)
     verb.command("list", epilog="Example: dhhpc jobs list --json")(list_jobs)
     verb.command("cancel", epilog="Example: dhhpc jobs cancel 1234")(cancel)
     verb.command("logs", epilog=EXAMPLE)(logs)

@@ -11,7 +11,7 @@ EXAMPLE = "Example: dhhpc site show virtual-cluster"
 
 
 def register(app: typer.Typer) -> None:
-    verb = typer.Typer(no_args_is_help=True, help=f"The machines that jobs can be sent to. {EXAMPLE}")
+    verb = typer.Typer(no_args_is_help=True, help="The machines that jobs can be sent to.", epilog=EXAMPLE)
     verb.command("list", epilog="Example: dhhpc site list")(list_sites)
     verb.command("show", epilog=EXAMPLE)(show)
     app.add_typer(verb, name="site")

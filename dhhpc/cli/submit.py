@@ -15,7 +15,7 @@ EXAMPLE = (
 
 
 def register(app: typer.Typer) -> None:
-    verb = typer.Typer(no_args_is_help=True, help=f"Submit a run to a batch system. {EXAMPLE}")
+    verb = typer.Typer(no_args_is_help=True, help="Submit a run to a batch system.", epilog=EXAMPLE)
     verb.command("train", epilog=EXAMPLE)(train)
     app.add_typer(verb, name="submit")
 
