@@ -159,7 +159,7 @@ def plot_loss(points: Sequence[Point], path: Path) -> None:
 
 
 def plot_masks(images: Array, truths: Array, predictions: Array, names: Sequence[str], path: Path) -> None:
-    """Slices with the contours of their true (solid) and predicted (dashed) masks; below, the same enlarged.
+    """Slices with the contours of their true (solid) and predicted (dashed) masks; below, the largest part.
 
     Args:
         images: (n, C, H, W) float; one channel is drawn in grey, three in colour.
@@ -168,8 +168,9 @@ def plot_masks(images: Array, truths: Array, predictions: Array, names: Sequence
     """
     count = len(images)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure((PAGE_INCHES, PAGE_INCHES / count * 2 + 0.55))
-        panels = figure.subplots(2, count, squeeze=False)
+        shape = images.shape[2] / images.shape[3]
+        figure = Figure((PAGE_INCHES, PAGE_INCHES / count * (shape + 1) + 0.55))
+        panels = figure.subplots(2, count, squeeze=False, height_ratios=[shape, 1])
         for column in range(count):
             image, truth, prediction = images[column], truths[column] != 0, predictions[column] != 0
             shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
@@ -185,7 +186,7 @@ def plot_masks(images: Array, truths: Array, predictions: Array, names: Sequence
                 for spine in axes.spines.values():
                     spine.set_visible(False)
             panels[0, column].set_title(names[column], fontsize=6)
-            top, bottom, left, right = window(truth | prediction, *truth.shape)
+            top, bottom, left, right = window(largest_part(truth | prediction), *truth.shape)
             panels[1, column].set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5))
         lines = [
             matplotlib.lines.Line2D([], [], color=SKY, label="ground truth"),
@@ -193,6 +194,14 @@ def plot_masks(images: Array, truths: Array, predictions: Array, names: Sequence
         ]
         figure.legend(handles=lines, loc="outside lower center", ncols=2, labelcolor="black")
         save(figure, path)
+
+
+def largest_part(mask: Array) -> Array:
+    """The connected part of a mask with the most pixels; an empty mask as it is."""
+    from skimage.measure import label
+
+    parts = label(mask)
+    return parts == np.bincount(parts[mask]).argmax() if mask.any() else mask
 
 
 def window(mask: Array, height: int, width: int) -> tuple[int, int, int, int]:

@@ -22,7 +22,7 @@ CAPTIONS = {
     "efficiency": "Efficiency: speed-up divided by ranks. At 1 no rank's time is lost.",
     "time": "Where the time of training (totm) went, as means over the ranks.",
     "loss": "Loss of each run by epoch and by time: training solid, validation dashed.",
-    "masks": "Test images with the true mask (solid) and the predicted one (dashed); below, enlarged.",
+    "masks": "Test images with the true mask (solid) and the predicted (dashed); below, the largest part.",
 }
 METRICS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "recall", "f1": "F1"}
 
