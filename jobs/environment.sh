@@ -159,5 +159,5 @@ two_ranks_meet() {
 }
 
 mpi_library() {
-    "$python" -c 'from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0].strip())' < /dev/null
+    "$python" -c 'from mpi4py import MPI; print(MPI.Get_library_version().replace("\0", "").splitlines()[0].strip())' < /dev/null
 }
