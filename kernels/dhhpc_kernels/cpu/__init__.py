@@ -23,6 +23,7 @@ from dhhpc_kernels.cpu.convolution import (
     convolution_backward_weights,
     convolution_forward,
     convolution_workspace,
+    explain_convolution,
 )
 from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
 from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
@@ -70,6 +71,7 @@ __all__ = [
     "dense_backward_weights",
     "dense_forward",
     "dice",
+    "explain_convolution",
     "max_pooling_backward",
     "max_pooling_forward",
     "mean_squared_error",

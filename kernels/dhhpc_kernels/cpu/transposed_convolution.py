@@ -7,8 +7,8 @@ implied by out's shape.
 
 import numpy as np
 
+from dhhpc_kernels.cpu.algorithms import Pair
 from dhhpc_kernels.cpu.convolution import (
-    Pair,
     convolution_backward_weights,
     convolution_forward,
     convolution_workspace,

@@ -1,0 +1,175 @@
+"""Winograd's algorithm against PyTorch in float64, for both sizes of tiles and every shape that it takes."""
+
+from typing import NamedTuple
+
+import dhhpc_kernels
+import numpy as np
+import pytest
+import torch
+from dhhpc_kernels.cpu import algorithms, winograd_convolution
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+PROFILE = settings.get_profile("kernels")
+GUARD = 64
+# Of the largest magnitude of the exact result; the transforms of larger tiles lose more.
+TOLERANCE = {2: 1e-5, 4: 5e-5}
+
+
+class Case(NamedTuple):
+    batch: int
+    channels: int
+    kernels: int
+    size: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    return Case(
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 20)),
+        draw(st.integers(1, 20)),
+        tuple(draw(st.integers(max(1, 3 - 2 * pad), 40)) for pad in padding),
+        padding,
+    )
+
+
+def guarded(size: int) -> np.ndarray:
+    """NaN, and behind the asked size a strip that no kernel may touch."""
+    workspace = np.full(size + GUARD, np.nan, np.float32)
+    workspace[size:] = 7
+    return workspace
+
+
+def convolve(
+    case: Case, tile: int, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, grad_out: np.ndarray
+):
+    """Output and gradients by x and weight."""
+    channels, out_size = (case.channels, case.kernels), grad_out.shape[2:]
+    turned = (2 - case.padding[0], 2 - case.padding[1])
+    out, grad_x, grad_weight = (np.full(a.shape, np.nan, np.float32) for a in (grad_out, x, weight))
+    size = winograd_convolution.convolve_workspace(tile, case.batch, channels, out_size, case.padding)
+    workspace = guarded(size)
+    winograd_convolution.convolve(tile, x, weight, bias, out, workspace[:size], case.padding, False)
+    assert (workspace[size:] == 7).all()
+    size = winograd_convolution.convolve_workspace(tile, case.batch, channels[::-1], x.shape[2:], turned)
+    workspace = guarded(size)
+    winograd_convolution.convolve(tile, grad_out, weight, None, grad_x, workspace[:size], turned, True)
+    assert (workspace[size:] == 7).all()
+    size = winograd_convolution.weight_gradient_workspace(tile, case.batch, channels, out_size, case.padding)
+    workspace = guarded(size)
+    winograd_convolution.weight_gradient(tile, x, grad_out, grad_weight, workspace[:size], case.padding)
+    assert (workspace[size:] == 7).all()
+    return out, grad_x, grad_weight
+
+
+def draw_arrays(case: Case, generator: np.random.Generator, scale: np.ndarray | None = None):
+    """x, weight, bias and the gradient of the output; `scale` of each channel of x."""
+    x = generator.standard_normal((case.batch, case.channels, *case.size), np.float32)
+    if scale is not None:
+        x *= scale[:, None, None].astype(np.float32)
+    weight = generator.standard_normal((case.kernels, case.channels, 3, 3), np.float32)
+    bias = generator.standard_normal(case.kernels, np.float32)
+    out_size = [case.size[i] + 2 * case.padding[i] - 2 for i in (0, 1)]
+    return x, weight, bias, generator.standard_normal((case.batch, case.kernels, *out_size), np.float32)
+
+
+def exact(case: Case, x, weight, bias, grad_out) -> tuple[np.ndarray, ...]:
+    tensors = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in (x, weight, bias)]
+    out = torch.nn.functional.conv2d(*tensors, padding=case.padding)
+    out.backward(torch.tensor(grad_out, dtype=torch.float64))
+    return out.detach().numpy(), tensors[0].grad.numpy(), tensors[1].grad.numpy()
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference over the largest magnitude; infinite if a value is not a number."""
+    assert np.isfinite(actual).all()
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+@PROFILE
+@given(case=cases(), tile=st.sampled_from([2, 4]))
+@example(case=Case(1, 1, 1, (1, 1), (1, 1)), tile=4)
+@example(case=Case(3, 40, 30, (7, 7), (1, 1)), tile=4)  # blocks that span images
+@example(case=Case(2, 17, 33, (64, 129), (1, 1)), tile=4)  # several blocks
+@example(case=Case(2, 17, 33, (64, 129), (1, 1)), tile=2)
+@example(case=Case(1, 5, 130, (9, 8), (0, 2)), tile=2)  # parts of the target channels
+def test_winograd_equals_pytorch(case, tile):
+    arrays = draw_arrays(case, np.random.default_rng(1))
+    for actual, expected in zip(convolve(case, tile, *arrays), exact(case, *arrays), strict=True):
+        assert error(actual, expected) <= TOLERANCE[tile]
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("spread", [3, 6])
+def test_badly_scaled_channels(tile, spread):
+    """Channels whose scales lie `spread` powers of ten apart, and images with a large mean."""
+    case = Case(2, 64, 64, (28, 28), (1, 1))
+    arrays = draw_arrays(case, np.random.default_rng(2), np.logspace(-spread / 2, spread / 2, case.channels))
+    for actual, expected in zip(convolve(case, tile, *arrays), exact(case, *arrays), strict=True):
+        assert error(actual, expected) <= 5e-5
+    arrays = draw_arrays(case, np.random.default_rng(3))
+    arrays[0][:] += 100
+    for actual, expected in zip(convolve(case, tile, *arrays), exact(case, *arrays), strict=True):
+        assert error(actual, expected) <= 5e-5
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_same_bits_on_any_number_of_threads(tile):
+    case = Case(3, 24, 40, (30, 29), (1, 1))
+    arrays = draw_arrays(case, np.random.default_rng(4))
+    before = dhhpc_kernels.threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 16):
+            dhhpc_kernels.set_threads(threads)
+            results.append([array.tobytes() for array in convolve(case, tile, *arrays)])
+    finally:
+        dhhpc_kernels.set_threads(before)
+    assert all(result == results[0] for result in results)
+
+
+def test_an_image_gives_the_same_bits_in_any_batch():
+    case = Case(5, 20, 28, (18, 18), (1, 1))
+    x, weight, bias, grad_out = draw_arrays(case, np.random.default_rng(5))
+    together = convolve(case, 4, x, weight, bias, grad_out)
+    alone = convolve(case._replace(batch=1), 4, x[3:4], weight, bias, grad_out[3:4])
+    assert together[0][3].tobytes() == alone[0][0].tobytes()
+    assert together[1][3].tobytes() == alone[1][0].tobytes()
+
+
+def test_choice_of_the_algorithm(monkeypatch):
+    plain = ((1, 1), (1, 1), (1, 1), 1)
+
+    def chosen(channels: int, kernels: int, size: int, kernel: int = 3, options: tuple = plain) -> int:
+        return algorithms.choose_tile((kernels, channels, kernel, kernel), (size, size), *options)
+
+    monkeypatch.delenv("DHHPC_CONVOLUTION", raising=False)
+    assert chosen(64, 64, 56) == 4
+    assert chosen(1, 32, 256) == algorithms.DIRECT  # the transforms would cost more than they save
+    assert chosen(512, 512, 14) == 2  # weights of larger tiles leave the caches
+    assert chosen(64, 64, 56, kernel=5) == algorithms.DIRECT
+    for other in (
+        ((2, 2), *plain[1:]),
+        (plain[0], (3, 3), *plain[2:]),
+        (*plain[:2], (2, 2), 1),
+        (*plain[:3], 2),
+    ):
+        assert chosen(64, 64, 56, options=other) == algorithms.DIRECT
+    monkeypatch.setenv("DHHPC_CONVOLUTION", "direct")
+    assert chosen(64, 64, 56) == algorithms.DIRECT
+    monkeypatch.setenv("DHHPC_CONVOLUTION", "winograd")
+    assert chosen(1, 32, 256) in algorithms.TILES
+    assert chosen(64, 64, 56, kernel=5) == algorithms.DIRECT
+    monkeypatch.setenv("DHHPC_CONVOLUTION", "fast")
+    with pytest.raises(ValueError, match="DHHPC_CONVOLUTION is 'fast'"):
+        chosen(64, 64, 56)
+
+
+def test_explanation_names_the_algorithms(kernels):
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    explained = kernels.explain_convolution((8, 64, 56, 56), (64, 64, 3, 3), *options)
+    assert explained == dict.fromkeys(["forward", "backward_data", "backward_weights"], "winograd 4x4")
+    assert set(kernels.explain_convolution((8, 3, 56, 56), (64, 3, 7, 7), *options).values()) == {"direct"}
