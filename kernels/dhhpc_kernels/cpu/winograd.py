@@ -44,6 +44,7 @@ class Plan(NamedTuple):
     tile_columns: int
     block_rows: int  # tile rows of a block
     pitch: int  # floats from one channel's tiles to the next's
+    kernel_pitch: int  # floats from one element's weights to the next element's
     source_pitch: int  # floats from one element's source channels to the next element's
     phase: int  # floats from one phase of a split row to the next
     line: int  # floats of a row of pixels, padding included
@@ -96,6 +97,7 @@ def make_plan(
         tile_columns,
         block_rows,
         pitch,
+        _spread(register_blocks(target_channels) * ROWS * source_channels),
         _spread(source_channels * pitch),
         phase,
         line,
@@ -109,7 +111,7 @@ def register_blocks(channels: int) -> int:
 
 def kernels_size(plan: Plan) -> int:
     """Floats of the transformed weights."""
-    return aligned(plan.elements * register_blocks(plan.target_channels) * ROWS * plan.source_channels)
+    return plan.elements * plan.kernel_pitch
 
 
 def sources_size(plan: Plan) -> int:
@@ -138,29 +140,42 @@ def transform_kernels(
     source_first: K are the source's channels and C the target's, and the kernels are turned by 180 degrees,
     as the gradient by the data takes them. For register blocks first to last.
     """
-    blocks = -(-plan.target_channels // ROWS)
     channels = plan.source_channels
+    pitch = plan.kernel_pitch
+    weights = weight.reshape(weight.size)
+    # A vector holds a register block's rows of as many channels as fit, in the order of the result.
+    together = LANES // ROWS
     kernel = np.zeros(9 * LANES, np.float32)
     result = np.empty(plan.elements * LANES, np.float32)
     for block in range(first, last):
-        for channel in range(channels):
-            for i in range(ROWS):
-                target = block * ROWS + i
-                for tap in range(9):
-                    if target >= plan.target_channels:
-                        kernel[tap * LANES + i] = F(0)
-                    elif source_first:
-                        kernel[tap * LANES + i] = weight[channel, target, 8 - tap]
-                    else:
-                        kernel[tap * LANES + i] = weight[target, channel, tap]
-            if plan.tile == 4:
-                transform_kernel_4(kernel, 0, result, 0, LANES, 0, 0)
+        for start in range(0, channels, together):
+            count = min(together, channels - start)
+            for lane in range(count * ROWS):
+                channel, target = start + lane // ROWS, block * ROWS + lane % ROWS
+                if target >= plan.target_channels:
+                    for tap in range(9):
+                        kernel[tap * LANES + lane] = F(0)
+                elif source_first:
+                    place = (channel * plan.target_channels + target) * 9
+                    for tap in range(9):
+                        kernel[tap * LANES + lane] = weights[place + 8 - tap]
+                else:
+                    place = (target * channels + channel) * 9
+                    for tap in range(9):
+                        kernel[tap * LANES + lane] = weights[place + tap]
+            place = (block * channels + start) * ROWS
+            if count < together:  # a whole vector would reach into the next block
+                if plan.tile == 4:
+                    transform_kernel_4(kernel, 0, result, 0, LANES, LANES, 0)
+                else:
+                    transform_kernel_2(kernel, 0, result, 0, LANES, LANES, 0)
+                for element in range(plan.elements):
+                    for lane in range(count * ROWS):
+                        transformed[element * pitch + place + lane] = result[element * LANES + lane]
+            elif plan.tile == 4:
+                transform_kernel_4(kernel, 0, transformed, place, LANES, pitch, 0)
             else:
-                transform_kernel_2(kernel, 0, result, 0, LANES, 0, 0)
-            for element in range(plan.elements):
-                place = ((element * blocks + block) * channels + channel) * ROWS
-                for i in range(ROWS):
-                    transformed[place + i] = result[element * LANES + i]
+                transform_kernel_2(kernel, 0, transformed, place, LANES, pitch, 0)
 
 
 @compile_kernel
@@ -347,7 +362,7 @@ def convolve(
         begin, end = part * part_blocks, min(blocks, (part + 1) * part_blocks)
         for element in range(plan.elements):
             for block in range(begin, end):
-                weight = (element * blocks + block) * channels * ROWS
+                weight = element * plan.kernel_pitch + block * channels * ROWS
                 target = element * pitch + (block - begin) * ROWS * plan.pitch
                 for p in range(0, rows * plan.tile_columns, COLUMNS):
                     multiply_tile(

@@ -269,13 +269,13 @@ def _emit_output(tile: int, transform: Transform) -> Callable[..., None]:
 
 
 def _emit_kernel(size: int, transform: Transform) -> Callable[..., None]:
-    """Between squares whose elements lie `source_pitch` and LANES floats apart."""
+    """Between squares of vectors, their elements a pitch apart."""
 
-    def body(v: Vectors, source: _Array, target: _Array, pitch: Value, *_: Value) -> None:
+    def body(v: Vectors, source: _Array, target: _Array, pitch: Value, result: Value, _: Value) -> None:
         rows = [[source.load((i * size + j, pitch)) for j in range(size)] for i in range(size)]
         values = [value for row in _square(v, transform, rows) for value in row]
         for i, value in enumerate(values):
-            target.store(value, LANES * i)
+            target.store(value, (i, result))
 
     return _emitter(body)
 
@@ -298,8 +298,8 @@ transform_gradient_2, transform_gradient_4 = _emit_spread(2, 2, gradient_2), _em
 # result (i, j) goes to target[place + i*b + tile*lane + j].
 transform_output_2, transform_output_4 = _emit_output(2, output_2), _emit_output(4, output_4)
 
-# transform_kernel, pitch a: element n of lane's 3x3 kernel is source[start + n*a + lane]; its result n goes
-# to target[place + n*LANES + lane]. transform_kernel_gradient alike, back to 3x3.
+# transform_kernel, pitches element a, result b: element n of lane's 3x3 kernel is source[start + n*a + lane];
+# its result n goes to target[place + n*b + lane]. transform_kernel_gradient alike, back to 3x3.
 transform_kernel_2, transform_kernel_4 = _emit_kernel(3, kernel_2), _emit_kernel(3, kernel_4)
 transform_kernel_gradient_2 = _emit_kernel(4, kernel_gradient_2)
 transform_kernel_gradient_4 = _emit_kernel(6, kernel_gradient_4)

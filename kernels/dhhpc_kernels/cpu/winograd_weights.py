@@ -155,9 +155,9 @@ def finish_gradient(sums: np.ndarray, grad_weight: np.ndarray, plan: Plan, first
             # The last vector begins earlier, so that it ends with the channels.
             start = max(0, min(channel, channels - LANES))
             if plan.tile == 4:
-                transform_kernel_gradient_4(sums, target * depth + start, result, 0, pitch, 0, 0)
+                transform_kernel_gradient_4(sums, target * depth + start, result, 0, pitch, LANES, 0)
             else:
-                transform_kernel_gradient_2(sums, target * depth + start, result, 0, pitch, 0, 0)
+                transform_kernel_gradient_2(sums, target * depth + start, result, 0, pitch, LANES, 0)
             for lane in range(min(LANES, channels - start)):
                 for tap in range(9):
                     grad_weight[target, start + lane, tap] = result[tap * LANES + lane]
