@@ -11,23 +11,30 @@ from hypothesis import strategies as st
 
 PROFILE = settings.get_profile("kernels")
 
-PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 GUARD = 64
+FORWARD = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
+TRANSPOSED = {
+    1: torch.nn.functional.conv_transpose1d,
+    2: torch.nn.functional.conv_transpose2d,
+    3: torch.nn.functional.conv_transpose3d,
+}
+
+Shape = tuple[int, ...]
 
 
 class Case(NamedTuple):
-    """A convolution's shape. `more` is the transposed one's output padding."""
+    """A convolution's shape in 1 to 3 dimensions. `more` is the transposed one's output padding."""
 
     batch: int
     channels: int  # of a group
     kernels: int  # of a group
     groups: int
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    more: tuple[int, int] = (0, 0)
+    size: Shape
+    kernel: Shape
+    stride: Shape = (1, 1)
+    padding: Shape = (0, 0)
+    dilation: Shape = (1, 1)
+    more: Shape = (0, 0)
 
     @property
     def options(self) -> tuple:
@@ -36,12 +43,20 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    stride, dilation = draw(PAIRS), draw(PAIRS)
-    extent = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
-    padding = tuple(draw(st.integers(0, extent[i])) for i in (0, 1))
-    size = tuple(draw(st.integers(max(1, extent[i] - 2 * padding[i]), extent[i] + 17)) for i in (0, 1))
-    more = tuple(draw(st.integers(0, max(stride[i], dilation[i]) - 1)) for i in (0, 1))
+    dimensions = draw(st.integers(1, 3))
+    largest = 3 if dimensions == 3 else 5
+
+    def numbers(least: int, most: int) -> Shape:
+        return tuple(draw(st.integers(least, most)) for _ in range(dimensions))
+
+    kernel, stride, dilation = numbers(1, largest), numbers(1, 3), numbers(1, 3)
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    padding = tuple(draw(st.integers(0, e)) for e in extent)
+    size = tuple(
+        draw(st.integers(max(1, e - 2 * p), e + (5 if dimensions == 3 else 17)))
+        for e, p in zip(extent, padding, strict=True)
+    )
+    more = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
     return Case(
         draw(st.integers(1, 3)),
         draw(st.integers(1, 9)),
@@ -69,7 +84,7 @@ def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
     weight = draw(2, case.kernels * case.groups, case.channels, *case.kernel)
     bias = draw(3, case.kernels * case.groups)
     tensors = [torch.tensor(array, requires_grad=True) for array in (x, weight, bias)]
-    expected = torch.nn.functional.conv2d(*tensors, *case.options)
+    expected = FORWARD[len(case.size)](*tensors, *case.options)
     grad_out = draw(4, *expected.shape)
     expected.backward(torch.tensor(grad_out))
 
@@ -98,6 +113,9 @@ def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
 @example(case=Case(2, 3, 8, 1, (33, 31), (7, 7), (2, 2), (3, 3)))
 @example(case=Case(2, 5, 6, 1, (8, 8), (1, 1), (2, 2)))  # pixels that no tap reaches
 @example(case=Case(1, 2, 2, 1, (1, 1), (3, 3), (1, 1), (1, 1)))
+@example(case=Case(2, 12, 10, 1, (5, 13, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
+@example(case=Case(2, 3, 4, 2, (7, 6, 9), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)))
+@example(case=Case(2, 5, 4, 1, (101,), (7,), (2,), (3,), (1,)))
 def test_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
     ours, theirs = convolve(case, kernels, draw, poisoned)
     for name in theirs:
@@ -108,16 +126,18 @@ def test_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close)
 @given(case=cases())
 @example(case=Case(2, 16, 8, 1, (16, 16), (2, 2), (2, 2)))  # the U-Net's
 @example(case=Case(1, 4, 3, 2, (5, 6), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)))
+@example(case=Case(2, 6, 3, 1, (3, 4, 5), (2, 2, 2), (2, 2, 2), (0, 0, 0), (1, 1, 1), (1, 0, 1)))
 def test_transposed_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
     padding = tuple(
-        min(case.padding[i], (case.dilation[i] * (case.kernel[i] - 1) + case.more[i]) // 2) for i in (0, 1)
+        min(pad, (spread * (taps - 1) + more) // 2)
+        for pad, spread, taps, more in zip(case.padding, case.dilation, case.kernel, case.more, strict=True)
     )
     options = (case.stride, padding, case.dilation, case.groups)
     x = draw(1, case.batch, case.channels * case.groups, *case.size)
     weight = draw(2, case.channels * case.groups, case.kernels, *case.kernel)
     bias = draw(3, case.kernels * case.groups)
     tensors = [torch.tensor(array, requires_grad=True) for array in (x, weight, bias)]
-    expected = torch.nn.functional.conv_transpose2d(
+    expected = TRANSPOSED[len(case.size)](
         *tensors, case.stride, padding, case.more, case.groups, case.dilation
     )
     grad_out = draw(4, *expected.shape)

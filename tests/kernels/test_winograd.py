@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dhhpc_kernels.cpu import algorithms, winograd_convolution
+from dhhpc_kernels.cpu.geometry import Geometry, geometry
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -43,25 +44,31 @@ def guarded(size: int) -> np.ndarray:
     return workspace
 
 
-def convolve(
-    case: Case, tile: int, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, grad_out: np.ndarray
-):
+def shape_of(case: Case, kernel: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1) -> Geometry:
+    return geometry(
+        (case.batch, case.channels, *case.size),
+        (case.kernels, case.channels // groups, kernel, kernel),
+        None,
+        (stride, stride),
+        case.padding,
+        (dilation, dilation),
+        groups,
+    )
+
+
+def convolve(case: Case, tile: int, x, weight, bias, grad_out) -> tuple[np.ndarray, ...]:
     """Output and gradients by x and weight."""
-    channels, out_size = (case.channels, case.kernels), grad_out.shape[2:]
-    turned = (2 - case.padding[0], 2 - case.padding[1])
+    shape = shape_of(case)
     out, grad_x, grad_weight = (np.full(a.shape, np.nan, np.float32) for a in (grad_out, x, weight))
-    size = winograd_convolution.convolve_workspace(tile, case.batch, channels, out_size, case.padding)
-    workspace = guarded(size)
-    winograd_convolution.convolve(tile, x, weight, bias, out, workspace[:size], case.padding, False)
-    assert (workspace[size:] == 7).all()
-    size = winograd_convolution.convolve_workspace(tile, case.batch, channels[::-1], x.shape[2:], turned)
-    workspace = guarded(size)
-    winograd_convolution.convolve(tile, grad_out, weight, None, grad_x, workspace[:size], turned, True)
-    assert (workspace[size:] == 7).all()
-    size = winograd_convolution.weight_gradient_workspace(tile, case.batch, channels, out_size, case.padding)
-    workspace = guarded(size)
-    winograd_convolution.weight_gradient(tile, x, grad_out, grad_weight, workspace[:size], case.padding)
-    assert (workspace[size:] == 7).all()
+    for name, arguments in (
+        ("forward", (x, weight, bias, out)),
+        ("backward_data", (grad_out, weight, None, grad_x)),
+        ("backward_weights", (x, grad_out, grad_weight)),
+    ):
+        size = getattr(winograd_convolution, f"{name}_workspace")(tile, shape)
+        workspace = guarded(size)
+        getattr(winograd_convolution, name)(tile, shape, *arguments, workspace[:size])
+        assert (workspace[size:] == 7).all()
     return out, grad_x, grad_weight
 
 
@@ -141,23 +148,17 @@ def test_an_image_gives_the_same_bits_in_any_batch():
 
 
 def test_choice_of_the_algorithm(monkeypatch):
-    plain = ((1, 1), (1, 1), (1, 1), 1)
-
-    def chosen(channels: int, kernels: int, size: int, kernel: int = 3, options: tuple = plain) -> int:
-        return algorithms.choose_tile((kernels, channels, kernel, kernel), (size, size), *options)
+    def chosen(channels: int, kernels: int, size: int, padding: int = 1, **options: int) -> int:
+        case = Case(1, channels, kernels, (size, size), (padding, padding))
+        return algorithms.choose_forward(shape_of(case, **options))
 
     monkeypatch.delenv("DHHPC_CONVOLUTION", raising=False)
     assert chosen(64, 64, 56) == 4
     assert chosen(1, 32, 256) == algorithms.DIRECT  # the transforms would cost more than they save
     assert chosen(512, 512, 14) == 2  # weights of larger tiles leave the caches
     assert chosen(64, 64, 56, kernel=5) == algorithms.DIRECT
-    for other in (
-        ((2, 2), *plain[1:]),
-        (plain[0], (3, 3), *plain[2:]),
-        (*plain[:2], (2, 2), 1),
-        (*plain[:3], 2),
-    ):
-        assert chosen(64, 64, 56, options=other) == algorithms.DIRECT
+    for options in ({"padding": 3}, {"stride": 2}, {"dilation": 2}, {"groups": 2}):
+        assert chosen(64, 64, 56, **options) == algorithms.DIRECT
     monkeypatch.setenv("DHHPC_CONVOLUTION", "direct")
     assert chosen(64, 64, 56) == algorithms.DIRECT
     monkeypatch.setenv("DHHPC_CONVOLUTION", "winograd")

@@ -4,10 +4,8 @@ import functools
 import math
 import os
 
+from dhhpc_kernels.cpu.geometry import Geometry, Pair
 from dhhpc_kernels.cpu.microkernel import LANES
-
-Pair = tuple[int, int]
-Shape = tuple[int, ...]
 
 DIRECT = 0
 TILES = (2, 4)  # of Winograd's algorithm
@@ -29,21 +27,29 @@ def _setting() -> str:
     return value
 
 
-def choose_tile(
-    weight_shape: Shape, out_size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> int:
-    """DIRECT, or the size of Winograd's tiles, for a convolution with weights (K,C,R,S).
-
-    Winograd is for 3x3 kernels at stride 1; DHHPC_CONVOLUTION=direct or winograd overrides the model where
-    there is a choice. The choice depends on the shape alone, so that results do not depend on the number of
-    threads or of samples in a batch.
-    """
-    suited = (
-        tuple(weight_shape[2:]) == (3, 3)
-        and (stride, dilation, groups) == ((1, 1), (1, 1), 1)
-        and max(padding) <= 2
+def _suited(shape: Geometry) -> bool:
+    return (
+        shape.kernel[1:] == (3, 3)
+        and (shape.stride[1:], shape.dilation[1:], shape.groups) == ((1, 1), (1, 1), 1)
+        and max(shape.padding[1:]) <= 2
     )
-    return _cheapest(*weight_shape[:2], out_size, _setting()) if suited else DIRECT
+
+
+def choose_forward(shape: Geometry) -> int:
+    """DIRECT, or the size of Winograd's tiles, for the output and the gradient by the weights.
+
+    Winograd is for kernels of 3x3, with any depth, at stride 1; DHHPC_CONVOLUTION=direct or winograd
+    overrides the model where there is a choice. The choice depends on the shape of one sample alone, so that
+    results do not depend on the number of threads or of samples in a batch.
+    """
+    channels = shape.channels * shape.kernel[0]
+    return _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
+
+
+def choose_backward(shape: Geometry) -> int:
+    """The same for the gradient by x."""
+    channels = shape.kernels * shape.kernel[0]
+    return _cheapest(shape.channels, channels, shape.size[1:], _setting()) if _suited(shape) else DIRECT
 
 
 @functools.lru_cache(maxsize=1024)

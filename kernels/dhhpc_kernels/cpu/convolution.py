@@ -1,69 +1,47 @@
-"""Two-dimensional convolution (cross-correlation, as in all deep-learning libraries) and its gradients.
+"""Convolution (cross-correlation, as in all deep-learning libraries) and its gradients, in 1 to 3 dimensions.
 
-Each call goes to the algorithm that `dhhpc_kernels.cpu.algorithms` chooses for its shape.
+Arrays are (N,C,L), (N,C,H,W) or (N,C,D,H,W); stride, padding and dilation have a number for each spatial
+dimension. Each call goes to the algorithm that `dhhpc_kernels.cpu.algorithms` chooses for its shape.
 """
 
 import numpy as np
 
 from dhhpc_kernels.cpu import direct_convolution, winograd_convolution
-from dhhpc_kernels.cpu.algorithms import DIRECT, Pair, Shape, choose_tile, describe
+from dhhpc_kernels.cpu.algorithms import DIRECT, choose_backward, choose_forward, describe
 from dhhpc_kernels.cpu.correlation import sum_channels
-
-
-def _output_size(x_shape: Shape, weight_shape: Shape, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    rows, columns = (
-        (x_shape[2 + i] + 2 * padding[i] - dilation[i] * (weight_shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in (0, 1)
-    )
-    return rows, columns
-
-
-def _turned(weight_shape: Shape) -> Shape:
-    """The shape of the weights that map out to x."""
-    return (weight_shape[1], weight_shape[0], *weight_shape[2:])
+from dhhpc_kernels.cpu.geometry import Shape, geometry
 
 
 def explain_convolution(
-    x_shape: Shape, weight_shape: Shape, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x_shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, groups: int
 ) -> dict[str, str]:
     """The names of the algorithms chosen for "forward", "backward_data" and "backward_weights"."""
-    options = (stride, padding, dilation, groups)
-    out_size = _output_size(x_shape, weight_shape, stride, padding, dilation)
-    forward = choose_tile(weight_shape, out_size, *options)
-    backward = choose_tile(_turned(weight_shape), (x_shape[2], x_shape[3]), *options)
+    shape = geometry(x_shape, weight_shape, None, stride, padding, dilation, groups)
+    forward = describe(choose_forward(shape))
     return {
-        "forward": describe(forward),
-        "backward_data": describe(backward),
-        "backward_weights": describe(forward),
+        "forward": forward,
+        "backward_data": describe(choose_backward(shape)),
+        "backward_weights": forward,
     }
 
 
 def convolution_workspace(
-    x_shape: Shape, weight_shape: Shape, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x_shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, groups: int
 ) -> int:
     """Number of float32 the three convolution functions need as workspace for these shapes.
 
     It is for the number of threads set now. If more are set later, the functions use as many as fit in it.
     """
-    options = (stride, padding, dilation, groups)
-    x_size = (x_shape[2], x_shape[3])
-    out_size = _output_size(x_shape, weight_shape, stride, padding, dilation)
-    forward = choose_tile(weight_shape, out_size, *options)
-    backward = choose_tile(_turned(weight_shape), x_size, *options)
+    shape = geometry(x_shape, weight_shape, None, stride, padding, dilation, groups)
+    forward, backward = choose_forward(shape), choose_backward(shape)
     sizes = []
     if DIRECT in (forward, backward):
-        sizes.append(direct_convolution.workspace_size(x_shape, weight_shape, out_size, *options))
-    channels = (x_shape[1], weight_shape[0])
+        sizes.append(direct_convolution.workspace_size(shape))
     if forward != DIRECT:
-        sizes += [
-            winograd_convolution.convolve_workspace(forward, x_shape[0], channels, out_size, padding),
-            winograd_convolution.weight_gradient_workspace(forward, x_shape[0], channels, out_size, padding),
-        ]
+        sizes.append(winograd_convolution.forward_workspace(forward, shape))
+        sizes.append(winograd_convolution.backward_weights_workspace(forward, shape))
     if backward != DIRECT:
-        turned = (2 - padding[0], 2 - padding[1])
-        sizes.append(
-            winograd_convolution.convolve_workspace(backward, x_shape[0], channels[::-1], x_size, turned)
-        )
+        sizes.append(winograd_convolution.backward_data_workspace(backward, shape))
     return max(sizes)
 
 
@@ -73,20 +51,21 @@ def convolution_forward(
     bias: np.ndarray | None,
     out: np.ndarray,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """out (N,K,OH,OW) = weight (K,C/groups,R,S) correlated with x (N,C,H,W), plus bias (K,). All float32.
+    """out (N,K,...) = weight (K,C/groups,...) correlated with x (N,C,...), plus bias (K,). All float32.
 
-    Raises ValueError if the workspace is too small.
+    Raises ValueError if the workspace is too small, as do the gradients.
     """
-    tile = choose_tile(weight.shape, out.shape[2:], stride, padding, dilation, groups)
+    shape = geometry(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups)
+    tile = choose_forward(shape)
     if tile == DIRECT:
-        direct_convolution.forward(x, weight, bias, out, workspace, stride, padding, dilation, groups)
+        direct_convolution.forward(shape, x, weight, bias, out, workspace)
     else:
-        winograd_convolution.convolve(tile, x, weight, bias, out, workspace, padding, source_first=False)
+        winograd_convolution.forward(tile, shape, x, weight, bias, out, workspace)
 
 
 def transposed(
@@ -95,22 +74,18 @@ def transposed(
     bias: np.ndarray | None,
     grad_x: np.ndarray,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
     """The gradient by x, plus a bias (C,): what a transposed convolution computes forward."""
-    tile = choose_tile(_turned(weight.shape), grad_x.shape[2:], stride, padding, dilation, groups)
+    shape = geometry(grad_x.shape, weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
+    tile = choose_backward(shape)
     if tile == DIRECT:
-        direct_convolution.backward_data(
-            grad_out, weight, bias, grad_x, workspace, stride, padding, dilation, groups
-        )
+        direct_convolution.backward_data(shape, grad_out, weight, bias, grad_x, workspace)
     else:
-        turned = (2 - padding[0], 2 - padding[1])
-        winograd_convolution.convolve(
-            tile, grad_out, weight, bias, grad_x, workspace, turned, source_first=True
-        )
+        winograd_convolution.backward_data(tile, shape, grad_out, weight, bias, grad_x, workspace)
 
 
 def convolution_backward_data(
@@ -118,12 +93,12 @@ def convolution_backward_data(
     weight: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """grad_x (N,C,H,W) = gradient of the loss by x, from grad_out (N,K,OH,OW) and weight (K,C/groups,R,S)."""
+    """grad_x (N,C,...) = gradient of the loss by x, from grad_out (N,K,...) and weight (K,C/groups,...)."""
     transposed(grad_out, weight, None, grad_x, workspace, stride, padding, dilation, groups)
 
 
@@ -133,18 +108,17 @@ def convolution_backward_weights(
     grad_weight: np.ndarray,
     grad_bias: np.ndarray | None,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """grad_weight (K,C/groups,R,S), grad_bias (K,) = gradients of the loss by weight and bias."""
-    tile = choose_tile(grad_weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
+    """grad_weight (K,C/groups,...), grad_bias (K,) = gradients of the loss by weight and bias."""
+    shape = geometry(x.shape, grad_weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
+    tile = choose_forward(shape)
     if tile == DIRECT:
-        direct_convolution.backward_weights(
-            x, grad_out, grad_weight, workspace, stride, padding, dilation, groups
-        )
+        direct_convolution.backward_weights(shape, x, grad_out, grad_weight, workspace)
     else:
-        winograd_convolution.weight_gradient(tile, x, grad_out, grad_weight, workspace, padding)
+        winograd_convolution.backward_weights(tile, shape, x, grad_out, grad_weight, workspace)
     if grad_bias is not None:
-        sum_channels(grad_out, grad_bias)
+        sum_channels(grad_out.reshape(*grad_out.shape[:2], -1, copy=False), grad_bias)

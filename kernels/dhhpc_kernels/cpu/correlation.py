@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products, multiply_tile
 
-Pair = tuple[int, int]
 F = np.float32
 
 _PACKED_FLOATS = 48 * 1024  # of a stripe's planes, to stay in the second-level cache with the weights
@@ -117,34 +117,39 @@ def run_size(plan: Plan) -> int:
 
 
 @compile_kernel
-def pack_weights(weight: np.ndarray, packed: np.ndarray, plan: Plan, source_first: bool) -> None:
-    """Order weights (groups, K, C, taps) as multiply_tile reads them: group, phase, block, depth, row.
+def pack_weights(
+    weights: np.ndarray, packed: np.ndarray, plan: Plan, strides: tuple[int, int, int], depth_taps: int
+) -> None:
+    """Order flat weights as multiply_tile reads them: group, phase, block, depth, row.
 
-    source_first: K are the source's channels and C the target's, else the other way round.
+    strides: floats from one group, target channel and source channel to the next; each pair of those has
+    depth_taps times the taps of a plane. The plan's source channels count a channel for each depth tap.
     """
+    taps = len(plan.taps)
     place = 0
     for g in range(plan.groups):
         for phase in range(len(plan.tap_starts) - 1):
             for first in range(0, plan.target_channels, ROWS):
-                for channel in range(plan.source_channels):
+                for both in range(plan.source_channels):
+                    channel, depth_tap = divmod(both, depth_taps)
+                    here = g * strides[0] + channel * strides[2] + depth_tap * taps
                     for tap in plan.taps[plan.tap_starts[phase] : plan.tap_starts[phase + 1]]:
                         for target in range(first, first + ROWS):
-                            if target >= plan.target_channels:
-                                packed[place] = F(0)
-                            elif source_first:
-                                packed[place] = weight[g, channel, target, tap]
-                            else:
-                                packed[place] = weight[g, target, channel, tap]
+                            inside = target < plan.target_channels
+                            packed[place] = weights[here + target * strides[1] + tap] if inside else F(0)
                             place += 1
 
 
 @compile_kernel
-def _pack_planes(image: np.ndarray, packed: np.ndarray, plan: Plan, first_row: int, rows: int) -> None:
-    """Copy a stripe of image (channels of a group, H, W) into its planes, zero outside the image."""
-    channels, height, width = image.shape
+def _pack_planes(
+    source: Planes, image: int, first: int, packed: np.ndarray, plan: Plan, first_row: int, rows: int
+) -> None:
+    """Copy a stripe of an image's planes, the group's begin with channel `first`; zero outside of them."""
+    height, width = source.height, source.width
     step_y, step_x = plan.source_step
     pitch = plan.pitch
-    for channel in range(channels):
+    for channel in range(plan.source_channels):
+        start_plane = source.starts[image, first + channel]
         for which in range(len(plan.source_starts)):
             start = plan.source_starts[which, 1]
             # Columns whose source lies inside the image: 0 <= column * step_x + start < width.
@@ -154,20 +159,20 @@ def _pack_planes(image: np.ndarray, packed: np.ndarray, plan: Plan, first_row: i
             for row in range(rows + plan.plane_rows_more):
                 y = (first_row + row) * step_y + plan.source_starts[which, 0]
                 line = packed[place : place + pitch]
-                if y < 0 or y >= height:
+                if y < 0 or y >= height or start_plane < 0:
                     for i in range(pitch):
                         line[i] = F(0)
                 else:
                     for i in range(left):
                         line[i] = F(0)
-                    source = image[channel, y, left * step_x + start :]
+                    pixels = source.values[start_plane + y * width + left * step_x + start :]
                     inside = line[left:right]
                     if step_x == 1:
                         for i in range(inside.size):
-                            inside[i] = source[i]
+                            inside[i] = pixels[i]
                     else:
                         for i in range(inside.size):
-                            inside[i] = source[i * step_x]
+                            inside[i] = pixels[i * step_x]
                     for i in range(right, pitch):
                         line[i] = F(0)
                 place += pitch
@@ -177,10 +182,17 @@ def _pack_planes(image: np.ndarray, packed: np.ndarray, plan: Plan, first_row: i
 
 @compile_kernel
 def _store_rows(
-    run: np.ndarray, out: np.ndarray, bias: np.float32, plan: Plan, phase: int, first_row: int, rows: int
+    run: np.ndarray,
+    out: Planes,
+    start_plane: int,
+    bias: np.float32,
+    plan: Plan,
+    phase: int,
+    first_row: int,
+    rows: int,
 ) -> None:
-    """Write a channel's flat run to its rows and columns of out (H,W), plus the bias."""
-    height, width = out.shape
+    """Write a channel's flat run to its rows and columns of the plane that begins there, plus the bias."""
+    height, width = out.height, out.width
     step_y, step_x = plan.target_step
     start = plan.target_starts[phase, 1]
     left = max(0, -(start // step_x))
@@ -190,7 +202,7 @@ def _store_rows(
         if 0 <= y < height:
             # Indices from 0 of a slice: Numba then needs no test for negative ones, and the loop vectorises.
             line = run[row * plan.pitch + left : row * plan.pitch + right]
-            target = out[y, left * step_x + start :]
+            target = out.values[start_plane + y * width + left * step_x + start :]
             if step_x == 1:
                 for i in range(line.size):
                     target[i] = line[i] + bias
@@ -201,19 +213,18 @@ def _store_rows(
 
 @compile_kernel
 def correlate(
-    source: np.ndarray,
+    source: Planes,
     weights: np.ndarray,
     bias: np.ndarray,
-    out: np.ndarray,
+    out: Planes,
     workspace: np.ndarray,
     plan: Plan,
     first: int,
     last: int,
 ) -> None:
-    """Stripes first to last (numbered over all samples) of out, from source; weights are packed.
+    """Stripes first to last (numbered over all images) of out, from source; weights are packed.
 
-    source, out: (N, channels, H, W). bias: one value a target channel, or empty. workspace: planes_size plus
-    ROWS runs.
+    bias: one value a target channel, or empty. workspace: planes_size plus ROWS runs.
     """
     stripes = -(-plan.grid_rows // plan.stripe_rows)
     target_blocks = -(-plan.target_channels // ROWS)
@@ -229,7 +240,7 @@ def correlate(
         weight = 0
         for g in range(plan.groups):
             channels = plan.source_channels
-            _pack_planes(source[n, g * channels : (g + 1) * channels], packed, plan, first_row, rows)
+            _pack_planes(source, n, g * channels, packed, plan, first_row, rows)
             for phase in range(len(plan.tap_starts) - 1):
                 offset = plan.tap_starts[phase] * channels
                 depth = plan.tap_starts[phase + 1] * channels - offset
@@ -246,13 +257,13 @@ def correlate(
                         channel = g * plan.target_channels + block * ROWS + i
                         shift = bias[channel] if bias.size else F(0)
                         run = runs[i * run_pitch : (i + 1) * run_pitch]
-                        _store_rows(run, out[n, channel], shift, plan, phase, first_row, rows)
+                        _store_rows(run, out, out.starts[n, channel], shift, plan, phase, first_row, rows)
 
 
 @compile_kernel
 def correlate_weights(
-    source: np.ndarray,
-    grad_out: np.ndarray,
+    source: Planes,
+    grad_out: Planes,
     grad_weight: np.ndarray,
     workspace: np.ndarray,
     plan: Plan,
@@ -264,7 +275,6 @@ def correlate_weights(
     The plan is the forward correlation's. workspace: planes_size, then ROWS runs a block, then
     ROWS * (depth + VECTORS) sums a block.
     """
-    batch = source.shape[0]
     channels = plan.source_channels
     depth = channels * len(plan.taps)
     depth_pitch = depth + VECTORS
@@ -277,16 +287,19 @@ def correlate_weights(
         sums[:] = F(0)
         targets = min(plan.target_channels, last * ROWS) - first * ROWS
         runs[targets * run_pitch :] = F(0)
-        for n in range(batch):
+        for n in range(len(source.starts)):
             for first_row in range(0, plan.grid_rows, plan.stripe_rows):
                 rows = min(plan.stripe_rows, plan.grid_rows - first_row)
                 length = (rows - 1) * plan.pitch + plan.grid_columns
-                _pack_planes(source[n, g * channels : (g + 1) * channels], packed, plan, first_row, rows)
+                _pack_planes(source, n, g * channels, packed, plan, first_row, rows)
                 for k in range(targets):
-                    gradient = grad_out[n, g * plan.target_channels + first * ROWS + k]
+                    begin = grad_out.starts[n, g * plan.target_channels + first * ROWS + k]
                     for row in range(rows):
                         place = k * run_pitch + row * plan.pitch
-                        runs[place : place + plan.grid_columns] = gradient[first_row + row]
+                        line = runs[place : place + plan.grid_columns]
+                        pixels = grad_out.values[begin + (first_row + row) * grad_out.width :]
+                        for i in range(line.size):
+                            line[i] = pixels[i]
                         runs[place + plan.grid_columns : place + plan.pitch] = F(0)
                     runs[k * run_pitch + rows * plan.pitch : (k + 1) * run_pitch] = F(0)
                 for block in range(last - first):
@@ -309,12 +322,11 @@ def correlate_weights(
 
 @compile_kernel
 def sum_channels(array: np.ndarray, sums: np.ndarray) -> None:
-    """sums (C,) = sum of array (N,C,H,W) over all but the channels, taken in float64."""
-    batch, channels, height, width = array.shape
+    """sums (C,) = sum of array (N,C,pixels) over all but the channels, taken in float64."""
+    batch, channels, pixels = array.shape
     for c in range(channels):
         total = np.float64(0)
         for n in range(batch):
-            for y in range(height):
-                for x in range(width):
-                    total += np.float64(array[n, c, y, x])
+            for i in range(pixels):
+                total += np.float64(array[n, c, i])
         sums[c] = total

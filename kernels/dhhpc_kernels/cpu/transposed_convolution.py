@@ -1,13 +1,14 @@
-"""Two-dimensional transposed convolution (Dumoulin and Visin 2016): the convolution's gradient by its input.
+"""Transposed convolution (Dumoulin and Visin 2016) in 1 to 3 dimensions: convolution's gradient by its input.
 
-So each function is a convolution's, with the roles of x and out exchanged. The weight is (C, K/groups, R, S)
+So each function is a convolution's, with the roles of x and out exchanged. The weight is (C, K/groups, ...)
 as in PyTorch: for the convolution that maps out to x, C are its kernels and K its channels. Output padding is
 implied by out's shape.
 """
 
+import itertools
+
 import numpy as np
 
-from dhhpc_kernels.cpu.algorithms import Pair
 from dhhpc_kernels.cpu.convolution import (
     convolution_backward_weights,
     convolution_forward,
@@ -15,35 +16,31 @@ from dhhpc_kernels.cpu.convolution import (
     transposed,
 )
 from dhhpc_kernels.cpu.correlation import sum_channels
+from dhhpc_kernels.cpu.geometry import Shape
 
 
 def transposed_convolution_workspace(
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    x_shape: Shape, weight_shape: Shape, stride: Shape, padding: Shape, dilation: Shape, groups: int
 ) -> int:
     """Number of float32 the three functions need as workspace, for any output padding."""
-    batch, _, height, width = x_shape
-    rows, columns = (
-        (size - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight_shape[2 + i] - 1) + 1
-        for i, size in enumerate((height, width))
-    )
+    least = [
+        (size - 1) * step - 2 * pad + spread * (taps - 1) + 1
+        for size, step, pad, spread, taps in zip(
+            x_shape[2:], stride, padding, dilation, weight_shape[2:], strict=True
+        )
+    ]
     # PyTorch and ONNX allow an output padding below the stride or the dilation.
-    more = [range(max(stride[i], dilation[i])) for i in (0, 1)]
+    more = (range(max(both)) for both in zip(stride, dilation, strict=True))
     return max(
         convolution_workspace(
-            (batch, weight_shape[1] * groups, rows + y, columns + x),
+            (x_shape[0], weight_shape[1] * groups, *(a + b for a, b in zip(least, extra, strict=True))),
             weight_shape,
             stride,
             padding,
             dilation,
             groups,
         )
-        for y in more[0]
-        for x in more[1]
+        for extra in itertools.product(*more)
     )
 
 
@@ -53,12 +50,12 @@ def transposed_convolution_forward(
     bias: np.ndarray | None,
     out: np.ndarray,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """out (N,K,OH,OW) = x (N,C,H,W) spread by weight (C,K/groups,R,S), plus bias (K,). All float32."""
+    """out (N,K,...) = x (N,C,...) spread by weight (C,K/groups,...), plus bias (K,). All float32."""
     transposed(x, weight, bias, out, workspace, stride, padding, dilation, groups)
 
 
@@ -67,12 +64,12 @@ def transposed_convolution_backward_data(
     weight: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """grad_x (N,C,H,W) = gradient of the loss by x, from grad_out (N,K,OH,OW) and weight."""
+    """grad_x (N,C,...) = gradient of the loss by x, from grad_out (N,K,...) and weight."""
     convolution_forward(grad_out, weight, None, grad_x, workspace, stride, padding, dilation, groups)
 
 
@@ -82,12 +79,12 @@ def transposed_convolution_backward_weights(
     grad_weight: np.ndarray,
     grad_bias: np.ndarray | None,
     workspace: np.ndarray,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> None:
-    """grad_weight (C,K/groups,R,S), grad_bias (K,) = gradients of the loss by weight and bias."""
+    """grad_weight (C,K/groups,...), grad_bias (K,) = gradients of the loss by weight and bias."""
     convolution_backward_weights(grad_out, x, grad_weight, None, workspace, stride, padding, dilation, groups)
     if grad_bias is not None:
-        sum_channels(grad_out, grad_bias)
+        sum_channels(grad_out.reshape(*grad_out.shape[:2], -1, copy=False), grad_bias)

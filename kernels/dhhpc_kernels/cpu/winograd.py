@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, multiply_tile
 from dhhpc_kernels.cpu.winograd_transforms import (
     copy_floats,
@@ -24,7 +25,6 @@ from dhhpc_kernels.cpu.winograd_transforms import (
     transform_output_4,
 )
 
-Pair = tuple[int, int]
 F = np.float32
 
 _LEAST_TILES, _MOST_TILES = 4 * COLUMNS, 384
@@ -133,16 +133,23 @@ def offsets(plan: Plan) -> np.ndarray:
 
 @compile_kernel
 def transform_kernels(
-    weight: np.ndarray, transformed: np.ndarray, plan: Plan, source_first: bool, first: int, last: int
+    weights: np.ndarray,
+    transformed: np.ndarray,
+    plan: Plan,
+    strides: Pair,
+    depth_taps: int,
+    turned: bool,
+    first: int,
+    last: int,
 ) -> None:
-    """Transform weight (K,C,9) into the order of multiply_tile: element, register block, channel, row.
+    """Transform flat weights into the order of multiply_tile: element, register block, channel, row.
 
-    source_first: K are the source's channels and C the target's, and the kernels are turned by 180 degrees,
-    as the gradient by the data takes them. For register blocks first to last.
+    For register blocks first to last. strides: floats from one target channel and source channel to the next;
+    each pair of those has depth_taps kernels, and the plan's source channels count a channel for each of
+    them. turned: by 180 degrees, as the gradient by the data takes them.
     """
     channels = plan.source_channels
     pitch = plan.kernel_pitch
-    weights = weight.reshape(weight.size)
     # A vector holds a register block's rows of as many channels as fit, in the order of the result.
     together = LANES // ROWS
     kernel = np.zeros(9 * LANES, np.float32)
@@ -151,16 +158,16 @@ def transform_kernels(
         for start in range(0, channels, together):
             count = min(together, channels - start)
             for lane in range(count * ROWS):
-                channel, target = start + lane // ROWS, block * ROWS + lane % ROWS
+                channel, depth_tap = divmod(start + lane // ROWS, depth_taps)
+                target = block * ROWS + lane % ROWS
+                place = target * strides[0] + channel * strides[1] + depth_tap * 9
                 if target >= plan.target_channels:
                     for tap in range(9):
                         kernel[tap * LANES + lane] = F(0)
-                elif source_first:
-                    place = (channel * plan.target_channels + target) * 9
+                elif turned:
                     for tap in range(9):
                         kernel[tap * LANES + lane] = weights[place + 8 - tap]
                 else:
-                    place = (target * channels + channel) * 9
                     for tap in range(9):
                         kernel[tap * LANES + lane] = weights[place + tap]
             place = (block * channels + start) * ROWS
@@ -180,20 +187,19 @@ def transform_kernels(
 
 @compile_kernel
 def split_rows(
-    images: np.ndarray,
+    source: Planes,
     start: int,
-    height: int,
-    width: int,
     top: int,
     rows: int,
     left: int,
     workspace: np.ndarray,
     plan: Plan,
 ) -> None:
-    """Split rows of an image (H,W), which begins at images[start], into phases behind workspace's first line.
+    """Split rows of the plane that begins at `start` into phases behind workspace's first line.
 
-    `rows` rows from row `top` on; zeros outside of the image, `left` of them before each row.
+    `rows` rows from row `top` on; zeros outside of the plane, `left` of them before each row.
     """
+    images, height, width = source.values, source.height, source.width
     tile = plan.tile
     shift = 2 if tile == 4 else 1  # dividing by the tile, a power of two, without a division
     phase = plan.phase
@@ -201,7 +207,7 @@ def split_rows(
     end = left + width
     place = plan.line
     for y in range(top, top + rows):
-        if 0 <= y < height:
+        if 0 <= y < height and start >= 0:
             begin = start + y * width - left
             outside = begin < 0 or begin + columns * tile > images.size
             if outside:  # of the array: by way of the line
@@ -230,7 +236,7 @@ def split_rows(
 
 @compile_kernel
 def transform_sources(
-    source: np.ndarray,
+    source: Planes,
     transformed: np.ndarray,
     workspace: np.ndarray,
     plan: Plan,
@@ -239,9 +245,7 @@ def transform_sources(
     first: int,
     last: int,
 ) -> None:
-    """Transform channels first to last of tile rows first_row to first_row + rows of source (N,C,H,W)."""
-    height, width = source.shape[2:]
-    images = source.reshape(source.size)
+    """Transform channels first to last of tile rows first_row to first_row + rows of source."""
     tile = plan.tile
     workspace[: plan.line] = F(0)
     for channel in range(first, last):
@@ -251,10 +255,8 @@ def transform_sources(
             n, tile_row = divmod(first_row + done, plan.tile_rows)
             count = min(rows - done, plan.tile_rows - tile_row)
             split_rows(
-                images,
-                (n * source.shape[1] + channel) * height * width,
-                height,
-                width,
+                source,
+                source.starts[n, channel],
                 tile_row * tile - plan.padding_rows,
                 count * tile + 2,
                 plan.padding_columns,
@@ -293,7 +295,7 @@ def transform_sources(
 def _store_targets(
     products: np.ndarray,
     pitch: int,
-    out: np.ndarray,
+    out: Planes,
     bias: np.ndarray,
     lines: np.ndarray,
     plan: Plan,
@@ -303,8 +305,7 @@ def _store_targets(
     last: int,
 ) -> None:
     """Transform the products of target channels first to last back, and add the bias."""
-    height, width = out.shape[2:]
-    images = out.reshape(out.size)
+    height, width = out.height, out.width
     tile = plan.tile
     for channel in range(first, last):
         place = (channel - first) * plan.pitch
@@ -321,17 +322,17 @@ def _store_targets(
                 else:
                     transform_output_2(products, place + t, lines, t * 2, pitch, plan.line, 0)
             place += plan.tile_columns
-            target = ((n * out.shape[1] + channel) * height + tile_row * tile) * width
+            target = out.starts[n, channel] + tile_row * tile * width
             for i in range(min(tile, height - tile_row * tile)):
-                copy_floats(lines, i * plan.line, images, target + i * width, width, 0, 0)
+                copy_floats(lines, i * plan.line, out.values, target + i * width, width, 0, 0)
 
 
 @compile_kernel
 def convolve(
-    source: np.ndarray,
+    source: Planes,
     kernels: np.ndarray,
     bias: np.ndarray,
-    out: np.ndarray,
+    out: Planes,
     workspace: np.ndarray,
     offsets: np.ndarray,
     plan: Plan,
@@ -341,7 +342,7 @@ def convolve(
 ) -> None:
     """Units first to last of out: blocks of tile rows, each in so many parts of the target channels.
 
-    source, out: (N,channels,H,W). workspace: `tile` lines, plan.rows, sources_size, and a part's products.
+    workspace: `tile` lines, plan.rows, sources_size, and a part's products.
     """
     channels = plan.source_channels
     blocks = -(-plan.target_channels // ROWS)
@@ -355,7 +356,7 @@ def convolve(
     for unit in range(first, last):
         block_row, part = divmod(unit, parts)
         first_row = block_row * plan.block_rows
-        rows = min(plan.block_rows, source.shape[0] * plan.tile_rows - first_row)
+        rows = min(plan.block_rows, len(source.starts) * plan.tile_rows - first_row)
         if transformed != block_row:
             transform_sources(source, sources, rows_space, plan, first_row, rows, 0, channels)
             transformed = block_row

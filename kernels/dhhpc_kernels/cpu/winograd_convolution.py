@@ -5,11 +5,19 @@ import functools
 import numpy as np
 
 from dhhpc_kernels.cpu import winograd, winograd_weights
-from dhhpc_kernels.cpu.winograd import Pair, Plan
+from dhhpc_kernels.cpu.geometry import (
+    Geometry,
+    Pair,
+    Planes,
+    backward_sources,
+    forward_sources,
+    out_planes,
+    planes,
+    x_planes,
+)
+from dhhpc_kernels.cpu.winograd import Plan
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
-
-Shape = tuple[int, ...]
 
 # Of a block's transformed arrays. All threads' blocks of a convolution, or the one block of a gradient by the
 # weights, which its long sums make worth more, ought to stay in the last-level cache.
@@ -45,31 +53,38 @@ def _part_size(plan: Plan, parts: int) -> int:
     )
 
 
-def convolve(
+def _convolve(
     tile: int,
-    source: np.ndarray,
+    source: Planes,
     weight: np.ndarray,
     bias: np.ndarray | None,
-    out: np.ndarray,
+    out: Planes,
     workspace: np.ndarray,
     padding: Pair,
     source_first: bool,
 ) -> None:
-    """out (N,K,OH,OW) = the 3x3 weight convolved with source (N,C,H,W) at stride 1, plus bias (K,).
+    """Transform the weights, then share the blocks of all images out to the threads.
 
-    source_first: weight is (C,K,3,3) and turned by 180 degrees, as in the gradient by the data.
+    source_first: the weights' first axis counts the source's channels, and they are turned by 180 degrees.
     """
-    channels = (source.shape[1], out.shape[1])
-    plan, offsets = _plan(tile, source.shape[0], channels, out.shape[2:], padding, _BLOCK_FLOATS)
+    batch = len(source.starts)
+    channels = (source.starts.shape[1], out.starts.shape[1])
+    plan, offsets = _plan(tile, batch, channels, (out.height, out.width), padding, _BLOCK_FLOATS)
     kernels, workspace = np.split(workspace, [winograd.kernels_size(plan)])
-    taps = weight.reshape(*weight.shape[:2], 9, copy=False)
+    whole, part_of_it = weight[0].size, weight[0, 0].size
+    strides = (part_of_it, whole) if source_first else (whole, part_of_it)
+    depth_taps = part_of_it // 9
+    flat = weight.reshape(-1, copy=False)
     blocks = winograd.register_blocks(plan.target_channels)
     run_parallel(
         winograd.transform_kernels,
-        [(taps, kernels, plan, source_first, first, last) for first, last in shares(blocks, threads())],
+        [
+            (flat, kernels, plan, strides, depth_taps, source_first, first, last)
+            for first, last in shares(blocks, threads())
+        ],
     )
-    parts = _parts(plan, source.shape[0])
-    units = -(-source.shape[0] * plan.tile_rows // plan.block_rows) * parts
+    parts = _parts(plan, batch)
+    units = -(-batch * plan.tile_rows // plan.block_rows) * parts
     size = _part_size(plan, parts)
     check_workspace(workspace, size)
     run_parallel(
@@ -92,23 +107,77 @@ def convolve(
     )
 
 
-def convolve_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
-    """Number of float32 that `convolve` needs; channels: of the source and of the target."""
+def _workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
     plan, _ = _plan(tile, batch, channels, out_size, padding, _BLOCK_FLOATS)
     return winograd.kernels_size(plan) + threads() * _part_size(plan, _parts(plan, batch))
 
 
-def weight_gradient(
+def forward(
     tile: int,
+    shape: Geometry,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    out: np.ndarray,
+    workspace: np.ndarray,
+) -> None:
+    """out = weight correlated with x, plus bias (K,)."""
+    source, target = planes(x, forward_sources(shape)), planes(out, out_planes(shape))
+    _convolve(tile, source, weight, bias, target, workspace, shape.padding[1:], source_first=False)
+
+
+def forward_workspace(tile: int, shape: Geometry) -> int:
+    """Number of float32 that `forward` needs, for the number of threads set now."""
+    channels = (shape.channels * shape.kernel[0], shape.kernels)
+    return _workspace(tile, shape.batch * shape.out_size[0], channels, shape.out_size[1:], shape.padding[1:])
+
+
+def _turned_padding(shape: Geometry) -> Pair:
+    return 2 - shape.padding[1], 2 - shape.padding[2]
+
+
+def backward_data(
+    tile: int,
+    shape: Geometry,
+    grad_out: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    grad_x: np.ndarray,
+    workspace: np.ndarray,
+) -> None:
+    """The gradient by x, plus a bias (C,)."""
+    source, target = planes(grad_out, backward_sources(shape)), planes(grad_x, x_planes(shape))
+    _convolve(tile, source, weight, bias, target, workspace, _turned_padding(shape), source_first=True)
+
+
+def backward_data_workspace(tile: int, shape: Geometry) -> int:
+    """Number of float32 that `backward_data` needs, for the number of threads set now."""
+    channels = (shape.kernels * shape.kernel[0], shape.channels)
+    return _workspace(tile, shape.batch * shape.size[0], channels, shape.size[1:], _turned_padding(shape))
+
+
+def _weights_plan(tile: int, shape: Geometry) -> tuple[Plan, np.ndarray]:
+    return _plan(
+        tile,
+        shape.batch * shape.out_size[0],
+        (shape.channels * shape.kernel[0], shape.kernels),
+        shape.out_size[1:],
+        shape.padding[1:],
+        _WEIGHTS_BLOCK_FLOATS,
+    )
+
+
+def backward_weights(
+    tile: int,
+    shape: Geometry,
     x: np.ndarray,
     grad_out: np.ndarray,
     grad_weight: np.ndarray,
     workspace: np.ndarray,
-    padding: Pair,
 ) -> None:
-    """grad_weight (K,C,3,3) of a convolution at stride 1, from x (N,C,H,W) and grad_out (N,K,OH,OW)."""
-    channels = (x.shape[1], grad_out.shape[1])
-    plan, offsets = _plan(tile, x.shape[0], channels, grad_out.shape[2:], padding, _WEIGHTS_BLOCK_FLOATS)
+    """grad_weight = gradient of the loss by weight."""
+    plan, offsets = _weights_plan(tile, shape)
+    source, target = planes(x, forward_sources(shape)), planes(grad_out, out_planes(shape))
     pitch = winograd.target_pitch(plan, winograd.register_blocks(plan.target_channels))
     sums, sources, gradients, rest = np.split(
         workspace,
@@ -118,15 +187,15 @@ def weight_gradient(
     )
     check_workspace(rest, plan.rows)
     count = min(threads(), rest.size // plan.rows)
-    all_rows = x.shape[0] * plan.tile_rows
+    all_rows = len(source.starts) * plan.tile_rows
     for first_row in range(0, all_rows, plan.block_rows):
         rows = min(plan.block_rows, all_rows - first_row)
         run_parallel(
             winograd_weights.transform_both,
             [
                 (
-                    x,
-                    grad_out,
+                    source,
+                    target,
                     sources,
                     gradients,
                     rest[i * plan.rows : (i + 1) * plan.rows],
@@ -160,16 +229,16 @@ def weight_gradient(
                 for first, last in shares(plan.elements, count)
             ],
         )
-    taps = grad_weight.reshape(*grad_weight.shape[:2], 9, copy=False)
+    taps = grad_weight.reshape(plan.target_channels, plan.source_channels, 9, copy=False)
     run_parallel(
         winograd_weights.finish_gradient,
         [(sums, taps, plan, first, last) for first, last in shares(plan.target_channels, count)],
     )
 
 
-def weight_gradient_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
-    """Number of float32 that `weight_gradient` needs; channels: of x and of grad_out."""
-    plan, _ = _plan(tile, batch, channels, out_size, padding, _WEIGHTS_BLOCK_FLOATS)
+def backward_weights_workspace(tile: int, shape: Geometry) -> int:
+    """Number of float32 that `backward_weights` needs, for the number of threads set now."""
+    plan, _ = _weights_plan(tile, shape)
     pitch = winograd.target_pitch(plan, winograd.register_blocks(plan.target_channels))
     return (
         winograd_weights.sums_size(plan)

@@ -7,6 +7,7 @@ products with the transformed source are summed over all tiles, and the sums are
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.geometry import Planes
 from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS, add_products
 from dhhpc_kernels.cpu.winograd import Plan, aligned, split_rows, transform_sources
 from dhhpc_kernels.cpu.winograd_transforms import (
@@ -40,8 +41,8 @@ def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, fi
 
 @compile_kernel
 def transform_both(
-    source: np.ndarray,
-    grad_out: np.ndarray,
+    source: Planes,
+    grad_out: Planes,
     sources: np.ndarray,
     gradients: np.ndarray,
     workspace: np.ndarray,
@@ -57,8 +58,6 @@ def transform_both(
     """A block's source channels first to last, and its gradients' channels first_target to last_target."""
     tile = plan.tile
     tiles = rows * plan.tile_columns
-    height, width = grad_out.shape[2:]
-    images = grad_out.reshape(grad_out.size)
     transform_sources(source, sources, workspace, plan, first_row, rows, first, last)
     _clear_tails(sources, plan, plan.source_pitch, tiles, first, last)
     workspace[: plan.line] = F(0)
@@ -66,18 +65,7 @@ def transform_both(
         place = channel * plan.pitch
         for row in range(first_row, first_row + rows):
             n, tile_row = divmod(row, plan.tile_rows)
-            start = (n * grad_out.shape[1] + channel) * height * width
-            split_rows(
-                images,
-                start,
-                height,
-                width,
-                tile_row * tile,
-                tile,
-                0,
-                workspace,
-                plan,
-            )
+            split_rows(grad_out, grad_out.starts[n, channel], tile_row * tile, tile, 0, workspace, plan)
             for t in range(0, plan.tile_columns, LANES):
                 if tile == 4:
                     transform_gradient_4(
