@@ -54,6 +54,7 @@ class Batch:
         indices: (n,) numbers of the samples; sample i is patch i % per_image of image i // per_image.
         global_count: samples of this batch over all ranks, to weigh averages.
         regions: (n, H, W) uint8, not 0 where evaluation counts, or None.
+        first: where this part begins in the global batch.
     """
 
     images: Array
@@ -61,6 +62,7 @@ class Batch:
     indices: Array
     global_count: int
     regions: Array | None
+    first: int
 
 
 class Loader:
@@ -172,7 +174,7 @@ class Loader:
             self._sample(
                 int(index), rng, images[row], targets[row], None if regions is None else regions[row]
             )
-        return Batch(images, targets, indices, len(whole), regions)
+        return Batch(images, targets, indices, len(whole), regions, part.start)
 
     def _sample(
         self, index: int, rng: np.random.Generator, image: Array, target: Array, region: Array | None

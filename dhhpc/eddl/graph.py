@@ -34,8 +34,27 @@ class Parameter:
 
 
 @dataclass
+class Randomness:
+    """What the random numbers of a training step depend on, beside layer and element. One object a model.
+
+    Attributes:
+        seed: given to `Model.build`; saved with the model.
+        step: steps that the optimizer has made, so a resumed run draws what the run would have drawn.
+        first_sample: place of the batch's first sample in the batch of all ranks, so ranks draw what one rank
+            with the whole batch would.
+    """
+
+    seed: int = 1
+    step: int = 0
+    first_sample: int = 0
+
+
+@dataclass
 class Buffers:
-    """The arrays of one layer in one plan. A gradient is None where nothing needs it."""
+    """The arrays of one layer in one plan. A gradient is None where nothing needs it.
+
+    `position` is the layer's among the model's layers.
+    """
 
     inputs: list[Array] = field(default_factory=list)
     output: Array = field(default_factory=lambda: np.empty(0, np.float32))
@@ -46,6 +65,8 @@ class Buffers:
     statistics: list[Array] = field(default_factory=list)
     saved: list[Array] = field(default_factory=list)
     workspace: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    randomness: Randomness = field(default_factory=Randomness)
+    position: int = 0
 
 
 class Layer:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dhhpc.eddl import initializers
-from dhhpc.eddl.graph import Array, Layer, Parameter, Shape, topological_order
+from dhhpc.eddl.graph import Array, Layer, Parameter, Randomness, Shape, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
@@ -46,6 +46,7 @@ class Model:
         self.statistics_vector, self.statistic_views = allocate([layer.statistics() for layer in self.layers])
         self.gradient_vector = np.zeros_like(self.parameter_vector)
         self.gradient_views = views(self.gradient_vector, [layer.parameters() for layer in self.layers])
+        self.randomness = Randomness()
         self.optimizer: Optimizer | None = None
         self.losses: list[OutputLoss] = []
         self.metrics: list[str] = []
@@ -82,7 +83,8 @@ class Model:
             losses: one an output, names of `dhhpc.eddl.losses.LOSSES` joined by "+".
             metrics: names of `dhhpc.eddl.metrics.METRICS`, of the first output.
             device: "cpu".
-            seed: of the parameters; the same seed gives the same ones bit for bit. None keeps those it has.
+            seed: of the parameters and of dropout; the same seed gives the same ones bit for bit. None keeps
+                those it has.
 
         Raises:
             DhhpcError: an unknown name, or another number of losses than outputs.
@@ -104,6 +106,7 @@ class Model:
         self.plans.clear()
         if seed is not None:
             self.draw_parameters(seed)
+            self.randomness.seed = seed % 2**64
         self.optimizer = optimizer
         if optimizer is not None:
             optimizer.build(self.parameter_count)
@@ -155,6 +158,7 @@ class Model:
         """Copies of everything that training changes; `load_state` with it goes on bit for bit."""
         optimizer = self.optimizer
         state = {f"parameters/{name}": array.copy() for name, array in self.parameters().items()}
+        state["random/seed"] = np.array(self.randomness.seed, np.uint64)
         if optimizer is not None:
             state["optimizer/state"] = optimizer.state_vector.copy()
             state["optimizer/step_count"] = np.array(optimizer.step_count, np.int64)
@@ -181,6 +185,8 @@ class Model:
                 raise DhhpcError(f"{what}: {name} has shape {state[name].shape}, the network {array.shape}")
         for name, array in named.items():
             array[...] = state[name]
+        if "random/seed" in state:  # not in files of version 0.1
+            self.randomness.seed = int(state["random/seed"])
         if self.optimizer is not None and "optimizer/step_count" in state:
             self.optimizer.step_count = int(state["optimizer/step_count"])
             self.optimizer.learning_rate = float(state["optimizer/learning_rate"])
@@ -229,7 +235,9 @@ class Model:
         self.plans[key] = plan
         if plan.size > self.arena.size:
             self.arena = aligned_bytes(plan.size)
-        plan.bind(self.arena, self.parameter_views, self.gradient_views, self.statistic_views)
+        plan.bind(
+            self.arena, self.parameter_views, self.gradient_views, self.statistic_views, self.randomness
+        )
         return plan
 
     def make_plan(self, batch: int, shapes: Sequence[Shape], training: bool) -> Plan:
@@ -247,12 +255,17 @@ class Model:
         inputs = [self.position[id(layer)] for layer in self.inputs]
         return Plan(self.layers, inputs, outputs, shapes, batch, training, fused, self.kernels)
 
-    def compute_gradients(self, inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+    def compute_gradients(
+        self, inputs: Sequence[Array], targets: Sequence[Array], first_sample: int = 0
+    ) -> dict[str, float]:
         """Forward, loss and backward on one batch: fills `gradient_vector`, updates no parameter.
+
+        Called again before the next step, it draws the same random numbers.
 
         Args:
             inputs: an array an input, (samples, channels, height, width).
             targets: an array an output, of its shape, or whole-number class indices without the class axis.
+            first_sample: where this batch begins in the batch of all ranks.
 
         Returns:
             "loss" and each metric, means over the samples.
@@ -262,6 +275,8 @@ class Model:
         if len(targets) != len(self.outputs):
             raise DhhpcError(f"{self.name}: {len(targets)} target arrays for {len(self.outputs)} outputs")
         plan = self.plan(inputs, training=True)
+        self.randomness.step = self.optimizer.step_count if self.optimizer is not None else 0
+        self.randomness.first_sample = first_sample
         predictions = plan.forward(inputs)
         results = {"loss": 0.0}
         for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dhhpc.eddl.graph import Array, Buffers, Layer, Shape
+from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape
 from dhhpc.eddl.memory import Block, place
 from dhhpc.errors import DhhpcError
 
@@ -213,6 +213,7 @@ class Plan:
         parameters: list[list[Array]],
         gradients: list[list[Array]],
         statistics: list[list[Array]],
+        randomness: Randomness,
     ) -> None:
         """Make the views of `arena` (bytes) and of the model's arrays, a list a layer, that the steps use."""
         if self.arena is arena:
@@ -222,6 +223,7 @@ class Plan:
             inputs = [self.bound[source].output for source in step.parents]
             buffers = Buffers(inputs, step.value.view(arena), statistics=statistics[index])
             buffers.parameters, buffers.gradients = parameters[index], gradients[index]
+            buffers.randomness, buffers.position = randomness, index
             buffers.saved = [slot.view(arena) for slot in step.saved]
             if step.workspace:
                 buffers.workspace = step.workspace.view(arena)

@@ -258,7 +258,7 @@ class Trainer:
             self.optimizer.learning_rate = base_rate * factor
             loss = 0.0
             if samples:
-                results = model.compute_gradients([batch.images], [batch.targets])
+                results = model.compute_gradients([batch.images], [batch.targets], batch.first)
                 loss = results["loss"]
                 self.sums += samples * np.array([1.0, *results.values()])
                 if not math.isfinite(loss):

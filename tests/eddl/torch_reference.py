@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dhhpc_kernels
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -25,8 +26,23 @@ def run(net: eddl.Model, inputs, training=True):
         arrays = {
             name.rsplit(".", 1)[1]: leaf for name, leaf in leaves.items() if name.startswith(f"{layer.name}.")
         }
-        values[id(layer)] = compute(layer, [values[id(parent)] for parent in layer.parents], arrays, training)
+        parents = [values[id(parent)] for parent in layer.parents]
+        if isinstance(layer, eddl.Dropout):
+            values[id(layer)] = parents[0] * mask(net, layer, parents[0].shape) if training else parents[0]
+        else:
+            values[id(layer)] = compute(layer, parents, arrays, training)
     return [values[id(layer)] for layer in net.outputs], leaves
+
+
+def mask(net, layer, shape):
+    """What dropout multiplies by: tests/kernels/test_dropout.py says what the kernel draws."""
+    out = np.empty(shape, np.float32)
+    steps = net.optimizer.step_count
+    place = net.layers.index(layer)
+    dhhpc_kernels.backend("cpu").dropout(
+        np.ones_like(out), out, layer.rate, net.randomness.seed, place, steps
+    )
+    return torch.tensor(out.astype(np.float64))
 
 
 def compute(layer, x, arrays, training):

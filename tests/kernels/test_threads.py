@@ -64,6 +64,15 @@ def upsampling(kernels, mode):
     return run
 
 
+def dropout(kernels, _):
+    def run(x, gradient):
+        out = np.empty_like(x)
+        kernels.dropout(x, out, 0.4, 5, 6, 7)
+        return (out,)
+
+    return run
+
+
 def optimizer(kernels, name):
     def run(x, gradient):
         parameters, speed, square = (
@@ -95,6 +104,7 @@ def optimizer(kernels, name):
         (pooling, "average"),
         (upsampling, "nearest"),
         (upsampling, "bilinear"),
+        (dropout, ""),
         (optimizer, "adam"),
         (optimizer, "sgd"),
         (optimizer, "momentum"),

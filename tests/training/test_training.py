@@ -15,9 +15,15 @@ from dhhpc.training import Experiment, check, evaluate, load_network, read_run, 
 from tests import synthetic
 
 
-def run(shards: Path, output: Path, world: World | None = None, **changes):
+def run(shards: Path, output: Path, world: World | None = None, create=zoo.create, **changes):
     experiment = Experiment.model_validate(synthetic.experiment_document(shards, output, **changes))
-    return train(experiment, world or World(), zoo.create)
+    return train(experiment, world or World(), create)
+
+
+def with_dropout(name, shape, classes, **options):
+    x = eddl.Input(shape, name="image")
+    y = eddl.Dropout(eddl.ReLU(eddl.Conv2D(x, 4, 3)), 0.3)
+    return eddl.Model([x], [eddl.Sigmoid(eddl.Conv2D(y, classes, 1))])
 
 
 def parameters(record) -> dict[str, np.ndarray]:
@@ -248,6 +254,14 @@ def test_gradient_averaging_equals_one_rank_with_the_global_batch(world, shared,
     expected = alone(world, shards, shared / "alone", batch_size=4 * world.size, **changes)
     assert_close(parameters(together), expected)
     assert len(together.content["history"][0]["ranks"]) == world.size
+
+
+@pytest.mark.mpi
+def test_ranks_drop_what_one_rank_with_the_global_batch_drops(world, shared, shards):
+    changes = {"epochs": 2, "create": with_dropout}
+    together = run(shards, shared / "together", world, batch_size=4, **changes)
+    expected = alone(world, shards, shared / "alone", batch_size=4 * world.size, **changes)
+    assert_close(parameters(together), expected)
 
 
 @pytest.mark.mpi

@@ -4,6 +4,7 @@ from dhhpc.eddl.graph import Layer
 from dhhpc.eddl.layers.activations import ReLU, Sigmoid, Softmax
 from dhhpc.eddl.layers.convolution import Conv2D, ConvTranspose2D
 from dhhpc.eddl.layers.dense import Dense
+from dhhpc.eddl.layers.dropout import Dropout
 from dhhpc.eddl.layers.merging import Add, Concat
 from dhhpc.eddl.layers.normalization import BatchNormalization
 from dhhpc.eddl.layers.pooling import AveragePool2D, GlobalAveragePool2D, MaxPool2D
@@ -21,6 +22,7 @@ ALL: tuple[type[Layer], ...] = (
     ReLU,
     Sigmoid,
     Softmax,
+    Dropout,
     Concat,
     Add,
     Flatten,

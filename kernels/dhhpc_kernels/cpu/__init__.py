@@ -26,6 +26,7 @@ from dhhpc_kernels.cpu.convolution import (
     explain_convolution,
 )
 from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
+from dhhpc_kernels.cpu.dropout import dropout
 from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
 from dhhpc_kernels.cpu.losses import (
     binary_cross_entropy,
@@ -71,6 +72,7 @@ __all__ = [
     "dense_backward_weights",
     "dense_forward",
     "dice",
+    "dropout",
     "explain_convolution",
     "max_pooling_backward",
     "max_pooling_forward",
