@@ -23,19 +23,23 @@ class Loss:
         activation: the output layer with which it can be computed from logits, which is stable where the
             probabilities saturate.
         logits_kernel: name of that kernel.
+        takes_classes: that kernel also takes class indices for targets.
     """
 
     kernel: str
     activation: type[ActivationLayer] | None = None
     logits_kernel: str = ""
+    takes_classes: bool = False
 
 
 LOSSES = {
-    "categorical_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy"),
-    "softmax_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy"),
+    "categorical_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy", True),
+    "softmax_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy", True),
     "binary_cross_entropy": Loss("binary_cross_entropy", Sigmoid, "sigmoid_binary_cross_entropy"),
     "dice": Loss("dice"),
     "mean_squared_error": Loss("mean_squared_error"),
+    "mean_absolute_error": Loss("mean_absolute_error"),
+    "huber": Loss("huber"),
 }
 
 
@@ -59,6 +63,7 @@ class OutputLoss:
             self.losses.append(LOSSES[name.strip()])
         self.output = output
         self.fused = any(loss.activation is type(output) for loss in self.losses)
+        self.takes_classes = self.fused and all(loss.takes_classes for loss in self.losses)
         self.addend = np.empty(0, np.float32)
 
     def gradient(
@@ -95,8 +100,9 @@ class OutputLoss:
         return float(sum(getattr(kernels, loss.kernel)(prediction, target, scratch) for loss in self.losses))
 
 
-def as_target(target: Array, shape: tuple[int, ...], what: str) -> Array:
-    """`target` as float32 of the prediction's `shape`; whole-number class indices become one-hot.
+def as_target(target: Array, shape: tuple[int, ...], what: str, keep_classes: bool = False) -> Array:
+    """`target` as float32 of the prediction's `shape`; whole-number class indices become one-hot, unless they
+    are to be kept.
 
     Raises:
         DhhpcError: its shape does not fit, or a class index is out of range.
@@ -109,5 +115,9 @@ def as_target(target: Array, shape: tuple[int, ...], what: str) -> Array:
         if target.size and not (int(target.min()) >= 0 and int(target.max()) < classes):
             found = int(target.max()) if int(target.max()) >= classes else int(target.min())
             raise DhhpcError(f"{what}: class index {found} is outside 0 to {classes - 1}")
-        return np.ascontiguousarray(np.moveaxis(np.eye(classes, dtype=np.float32)[target], -1, 1))
+        if keep_classes and classes > 1:  # metrics compare a single channel with 0.5
+            return target
+        one_hot = np.zeros(shape, np.float32)
+        np.put_along_axis(one_hot, np.expand_dims(target, 1), 1, axis=1)
+        return one_hot
     raise DhhpcError(f"{what}: targets of shape {target.shape} do not fit predictions of shape {shape}")

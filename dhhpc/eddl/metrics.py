@@ -1,4 +1,4 @@
-"""Metrics of a batch: means over its samples."""
+"""Metrics of a batch: means over its samples. Targets have the prediction's shape or are class indices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def accuracy(prediction: Array, target: Array) -> float:
     the same side of 0.5."""
     if prediction.shape[1] == 1:
         return float(np.mean((prediction > 0.5) == (target > 0.5)))
-    return float(np.mean(prediction.argmax(axis=1) == target.argmax(axis=1)))
+    return float(np.mean(prediction.argmax(axis=1) == classes_of(target, prediction)))
 
 
 def dice(prediction: Array, target: Array) -> float:
@@ -29,10 +29,15 @@ def dice(prediction: Array, target: Array) -> float:
     else:
         classes = np.arange(1, prediction.shape[1]).reshape(1, -1, *(1 for _ in axes))
         predicted = np.expand_dims(prediction.argmax(axis=1), 1) == classes
-        expected = np.expand_dims(target.argmax(axis=1), 1) == classes
+        expected = np.expand_dims(classes_of(target, prediction), 1) == classes
     both = (predicted & expected).sum(axis=axes)
     sizes = predicted.sum(axis=axes) + expected.sum(axis=axes)
     return float(np.mean(np.where(sizes == 0, 1.0, 2 * both / np.maximum(sizes, 1))))
+
+
+def classes_of(target: Array, prediction: Array) -> Array:
+    """The class index of each sample or pixel."""
+    return target.argmax(axis=1) if target.ndim == prediction.ndim else target
 
 
 METRICS: dict[str, Callable[[Array, Array], float]] = {"accuracy": accuracy, "dice": dice}

@@ -280,8 +280,9 @@ class Model:
         predictions = plan.forward(inputs)
         results = {"loss": 0.0}
         for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-            expected = as_target(target, prediction.shape, f"output {number + 1}")
             logits = plan.logits(number) if plan.outputs[number] in plan.fused else None
+            keep_classes = logits is not None and self.losses[number].takes_classes
+            expected = as_target(target, prediction.shape, f"output {number + 1}", keep_classes)
             if number == 0:
                 results |= {name: metric(name)(prediction, expected) for name in self.metrics}
             gradient = plan.loss_gradient(number)

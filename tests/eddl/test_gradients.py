@@ -111,6 +111,12 @@ def test_layers_behind_the_input_that_have_no_parameters():
     check(net, ["mean_squared_error"], [images(3, 2, 8, 8)], [images(3, 3, 1, 1)])
 
 
+def test_regression():
+    x = eddl.Input((5,))
+    net = eddl.Model([x], [eddl.Dense(eddl.ReLU(eddl.Dense(x, 9)), 2)])
+    check(net, ["mean_absolute_error+huber"], [images(6, 5)], [images(6, 2)])
+
+
 def test_batch_normalisation_right_behind_the_input():
     x = eddl.Input((5,))
     net = eddl.Model([x], [eddl.Dense(eddl.BatchNormalization(x), 2)])

@@ -190,7 +190,7 @@ def test_class_indices_equal_one_hot_targets():
         (lambda net, x, y: net.train_batch([x[:0]], [y[:0]]), "at least 1"),
         (lambda net, x, y: net.train_batch([x], [y[:, :, :8]]), "do not fit predictions"),
         (lambda net, x, y: net.predict([np.zeros((1, 2, 16, 16))]), "takes samples of shape"),
-        (lambda net, x, y: net.build(None, ["huber"]), "loss 'huber' is unknown"),
+        (lambda net, x, y: net.build(None, ["hubert"]), "loss 'hubert' is unknown"),
         (lambda net, x, y: net.build(None, ["dice", "dice"]), "2 losses for 1 outputs"),
         (lambda net, x, y: net.build(None, ["dice"], ["f3"]), "metric 'f3' is unknown"),
         (lambda net, x, y: net.build(None, ["dice"], device="gpu"), "device 'gpu'"),

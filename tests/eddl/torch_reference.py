@@ -116,6 +116,10 @@ def loss(names: str, prediction, target):
                 total = total - (target * torch.log(prediction)).sum(1).mean()
             case "mean_squared_error":
                 total = total + F.mse_loss(prediction, target)
+            case "mean_absolute_error":
+                total = total + F.l1_loss(prediction, target)
+            case "huber":
+                total = total + F.huber_loss(prediction, target)
             case "dice":
                 axes = tuple(range(2, prediction.ndim))
                 both = (prediction * target).sum(axes)

@@ -23,9 +23,13 @@ LOSSES = {
     "binary_cross_entropy": F.binary_cross_entropy,
     "dice": dice,
     "mean_squared_error": F.mse_loss,
+    "mean_absolute_error": F.l1_loss,
+    "huber": F.huber_loss,
 }
-OF_LOGITS = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "mean_squared_error")
-SHAPES = st.sampled_from([(1, 1), (4, 3), (2, 10), (3, 2, 5, 7), (1, 1, 9, 9), (2, 4, 40, 33)])
+OF_PROBABILITIES = ("cross_entropy", "binary_cross_entropy", "dice")
+SHAPES = st.sampled_from(
+    [(1, 1), (4, 3), (2, 10), (3, 1500), (3, 2, 5, 7), (1, 1, 9, 9), (2, 4, 40, 33), (2, 3, 3, 4, 5)]
+)
 
 
 def prediction_and_targets(name: str, shape: tuple[int, ...], soft: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +38,7 @@ def prediction_and_targets(name: str, shape: tuple[int, ...], soft: bool) -> tup
     if name == "cross_entropy":
         prediction = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     else:
-        prediction = logits if name in OF_LOGITS else 1 / (1 + np.exp(-logits))
+        prediction = logits if name not in OF_PROBABILITIES else 1 / (1 + np.exp(-logits))
     targets = generator.random(shape)
     if not soft:
         targets = (targets == targets.max(axis=1, keepdims=True)) & (targets > 0.3)
@@ -54,6 +58,27 @@ def test_loss_equals_pytorch(name, shape, soft, kernels, poisoned, assert_close)
     assert isinstance(loss, float)
     assert abs(loss - expected.item()) <= 1e-5 * max(abs(expected.item()), 1e-3)
     assert_close(grad, tensor.grad.numpy(), 2e-5)
+
+
+@PROFILE
+@given(shape=SHAPES)
+def test_softmax_cross_entropy_of_classes_equals_that_of_one_hot(shape, kernels, draw, poisoned):
+    logits = draw(1, *shape)
+    classes = np.random.default_rng(2).integers(0, shape[1], (shape[0], *shape[2:]))
+    one_hot = np.moveaxis(np.eye(shape[1], dtype=np.float32)[classes], -1, 1)
+    grads = poisoned(*shape), poisoned(*shape)
+    losses = [
+        kernels.softmax_cross_entropy(logits, targets, grad)
+        for targets, grad in zip((classes, np.ascontiguousarray(one_hot)), grads, strict=True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6, abs=1e-9)
+    np.testing.assert_allclose(grads[0], grads[1], rtol=1e-6, atol=1e-9)
+
+
+def test_class_out_of_range_is_refused(kernels, poisoned):
+    for classes in ([0, 3], [-1, 0]):
+        with pytest.raises(ValueError, match="where there are 3"):
+            kernels.softmax_cross_entropy(poisoned(2, 3), np.array(classes), poisoned(2, 3))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -73,6 +73,26 @@ def dropout(kernels, _):
     return run
 
 
+def loss(kernels, name):
+    def run(x, gradient):
+        grad = np.empty_like(x)
+        targets = (gradient > 0).astype(np.float32)
+        value = getattr(kernels, name)(1 / (1 + np.exp(-x)), targets, grad)
+        return grad, np.array(value)
+
+    return run
+
+
+def loss_of_classes(kernels, _):
+    def run(x, gradient):
+        rows = x.reshape(30, -1)
+        grad = np.empty_like(rows)
+        value = kernels.softmax_cross_entropy(rows, np.arange(30), grad)
+        return grad, np.array(value)
+
+    return run
+
+
 def optimizer(kernels, name):
     def run(x, gradient):
         parameters, speed, square = (
@@ -105,6 +125,15 @@ def optimizer(kernels, name):
         (upsampling, "nearest"),
         (upsampling, "bilinear"),
         (dropout, ""),
+        (loss, "softmax_cross_entropy"),
+        (loss, "cross_entropy"),
+        (loss, "sigmoid_binary_cross_entropy"),
+        (loss, "binary_cross_entropy"),
+        (loss, "dice"),
+        (loss, "mean_squared_error"),
+        (loss, "mean_absolute_error"),
+        (loss, "huber"),
+        (loss_of_classes, ""),
         (optimizer, "adam"),
         (optimizer, "sgd"),
         (optimizer, "momentum"),

@@ -32,9 +32,10 @@ from dhhpc_kernels.cpu.losses import (
     binary_cross_entropy,
     cross_entropy,
     dice,
+    huber,
+    mean_absolute_error,
     mean_squared_error,
     sigmoid_binary_cross_entropy,
-    softmax_cross_entropy,
 )
 from dhhpc_kernels.cpu.optimizers import adam_step, sgd_step
 from dhhpc_kernels.cpu.pooling import (
@@ -44,6 +45,7 @@ from dhhpc_kernels.cpu.pooling import (
     max_pooling_forward,
 )
 from dhhpc_kernels.cpu.resampling import upsample_backward, upsample_forward
+from dhhpc_kernels.cpu.softmax_cross_entropy import softmax_cross_entropy
 from dhhpc_kernels.cpu.transposed_convolution import (
     transposed_convolution_backward_data,
     transposed_convolution_backward_weights,
@@ -74,8 +76,10 @@ __all__ = [
     "dice",
     "dropout",
     "explain_convolution",
+    "huber",
     "max_pooling_backward",
     "max_pooling_forward",
+    "mean_absolute_error",
     "mean_squared_error",
     "relu_backward",
     "relu_forward",

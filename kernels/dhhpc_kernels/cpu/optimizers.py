@@ -7,6 +7,8 @@ from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 
+# Each kernel slices its share first: the compiler then knows that no index is negative, and vectorises.
+
 
 @compile_kernel
 def _sgd(
@@ -17,7 +19,9 @@ def _sgd(
     first: int,
     last: int,
 ) -> None:
-    for i in range(first, last):
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    for i in range(parameters.size):
         parameters[i] -= learning_rate * (gradients[i] + weight_decay * parameters[i])
 
 
@@ -33,7 +37,10 @@ def _sgd_momentum(
     first: int,
     last: int,
 ) -> None:
-    for i in range(first, last):
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    velocity = velocity[first:last]
+    for i in range(parameters.size):
         gradient = gradients[i] + weight_decay * parameters[i]
         speed = momentum * velocity[i] + gradient
         velocity[i] = speed
@@ -58,7 +65,11 @@ def _adam(
     first: int,
     last: int,
 ) -> None:
-    for i in range(first, last):
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    first_moment = first_moment[first:last]
+    second_moment = second_moment[first:last]
+    for i in range(parameters.size):
         parameter = parameters[i]
         gradient = gradients[i] + decay * parameter
         mean = beta1 * first_moment[i] + new1 * gradient
