@@ -81,6 +81,7 @@ class Layer:
         in_place: the output may overwrite the first input, and the first input's gradient the output's.
         view: the output is the first input in another shape.
         writes_every_gradient: `backward` writes the gradient of every input, wanted or not.
+        operator, opset: of ONNX, and the first operator set whose definition fits.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -89,6 +90,7 @@ class Layer:
     view: ClassVar[bool] = False
     writes_every_gradient: ClassVar[bool] = False
     operator: ClassVar[str] = ""
+    opset: ClassVar[int] = 1
 
     def __init__(self, *parents: Layer, name: str | None = None) -> None:
         for parent in parents:

@@ -17,9 +17,8 @@ from dhhpc.files import replacing
 if TYPE_CHECKING:
     import onnx
 
-# Read by every onnxruntime since 1.14.
+# Read by every onnxruntime since 1.14. A layer may need a newer one.
 OPSET = 18
-IR_VERSION = 8
 
 
 def to_onnx(net: Model) -> onnx.ModelProto:
@@ -57,10 +56,11 @@ def to_onnx(net: Model) -> onnx.ModelProto:
     )
     # What Input declared: the sizes above may be free.
     shapes = {f"input.{layer.describe()}": ",".join(map(str, layer.shape)) for layer in net.inputs}
+    opset = [helper.make_opsetid("", max(OPSET, *(layer.opset for layer in net.layers)))]
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=opset,
+        ir_version=helper.find_min_ir_version_for(opset),
         producer_name="dhhpc",
         producer_version=dhhpc.__version__,
     )

@@ -87,6 +87,13 @@ def compute(layer, x, arrays, training):
                 layer.momentum,
                 layer.epsilon,
             )
+        case eddl.GroupNormalization():
+            return F.group_norm(x[0], layer.groups, arrays["gamma"], arrays["beta"], layer.epsilon)
+        case eddl.InstanceNormalization():
+            return F.group_norm(x[0], layer.shape[0], arrays["gamma"], arrays["beta"], layer.epsilon)
+        case eddl.LayerNormalization():
+            shape = layer.shape[-layer.dimensions :]
+            return F.layer_norm(x[0], shape, arrays["gamma"], arrays["beta"], layer.epsilon)
         case eddl.ReLU():
             return torch.relu(x[0])
         case eddl.Sigmoid():

@@ -35,6 +35,22 @@ def batch_normalization(kernels, _):
     return run
 
 
+def group_normalization(kernels, kind):
+    def run(x, gradient):
+        weights, groups = {"group": (6, 3), "layer": (x.size // 3, 1)}[kind]
+        x, gradient = (array.reshape(3, 6, -1) for array in (x, gradient))
+        gamma, beta, grad_gamma, grad_beta = np.full((4, weights), 1.5, np.float32)
+        saved_mean, saved_inverse = np.empty((2, 3 * groups), np.float32)
+        out, grad = np.empty_like(x), np.empty_like(x)
+        kernels.group_normalization_forward(x, gamma, beta, out, saved_mean, saved_inverse, groups, 1e-5)
+        kernels.group_normalization_backward(
+            x, gradient, gamma, saved_mean, saved_inverse, grad, grad_gamma, grad_beta, groups
+        )
+        return out, grad, grad_gamma, grad_beta
+
+    return run
+
+
 def pooling(kernels, name):
     def run(x, gradient):
         out = np.empty((*x.shape[:2], 60, 66), np.float32)
@@ -120,6 +136,8 @@ def optimizer(kernels, name):
         (activation, "sigmoid"),
         (activation, "softmax"),
         (batch_normalization, ""),
+        (group_normalization, "group"),
+        (group_normalization, "layer"),
         (pooling, "max"),
         (pooling, "average"),
         (upsampling, "nearest"),

@@ -6,7 +6,12 @@ from dhhpc.eddl.layers.convolution import Conv2D, ConvTranspose2D
 from dhhpc.eddl.layers.dense import Dense
 from dhhpc.eddl.layers.dropout import Dropout
 from dhhpc.eddl.layers.merging import Add, Concat
-from dhhpc.eddl.layers.normalization import BatchNormalization
+from dhhpc.eddl.layers.normalization import (
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+)
 from dhhpc.eddl.layers.pooling import AveragePool2D, GlobalAveragePool2D, MaxPool2D
 from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
 
@@ -19,6 +24,9 @@ ALL: tuple[type[Layer], ...] = (
     AveragePool2D,
     GlobalAveragePool2D,
     BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
     ReLU,
     Sigmoid,
     Softmax,

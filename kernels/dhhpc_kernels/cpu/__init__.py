@@ -28,6 +28,10 @@ from dhhpc_kernels.cpu.convolution import (
 from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
 from dhhpc_kernels.cpu.dropout import dropout
 from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
+from dhhpc_kernels.cpu.group_normalization import (
+    group_normalization_backward,
+    group_normalization_forward,
+)
 from dhhpc_kernels.cpu.losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -76,6 +80,8 @@ __all__ = [
     "dice",
     "dropout",
     "explain_convolution",
+    "group_normalization_backward",
+    "group_normalization_forward",
     "huber",
     "max_pooling_backward",
     "max_pooling_forward",
