@@ -163,6 +163,13 @@ class OnnxNode:
     layers: list[Layer]
     constants: list[Array]
 
+    def numbers(self, name: str, count: int, default: int) -> tuple[int, ...]:
+        """An attribute of `count` numbers such as `strides`."""
+        value = tuple(int(number) for number in self.attributes.get(name, (default,) * count))
+        if len(value) != count:
+            raise self.refuse(f"{name} {list(value)} does not fit an input of {count} dimensions")
+        return value
+
     def pair(self, name: str, default: tuple[int, int]) -> tuple[int, int]:
         """A two-number attribute such as `strides`."""
         value = tuple(int(number) for number in self.attributes.get(name, default))
@@ -170,12 +177,20 @@ class OnnxNode:
             raise self.refuse(f"{name} {list(value)} is not two-dimensional; export a 2D network")
         return value[0], value[1]
 
+    def symmetric_padding(self, count: int) -> tuple[int, ...]:
+        """`pads` of `count` dimensions, which must be symmetric."""
+        pads = self.numbers("pads", 2 * count, 0)
+        if (
+            self.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+            or pads[:count] != pads[count:]
+        ):
+            raise self.refuse(f"padding {list(pads)} is not symmetric; export it with explicit equal pads")
+        return pads[:count]
+
     def padding(self) -> tuple[int, int]:
-        """`pads`, which must be symmetric."""
-        pads = [int(number) for number in self.attributes.get("pads", (0, 0, 0, 0))]
-        if self.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or pads[:2] != pads[2:]:
-            raise self.refuse(f"padding {pads} is not symmetric; export it with explicit equal pads")
-        return pads[0], pads[1]
+        """`pads` of two dimensions, which must be symmetric."""
+        height, width = self.symmetric_padding(2)
+        return height, width
 
     def refuse(self, problem: str) -> DhhpcError:
         return DhhpcError(f"ONNX operator {self.operator}: {problem}")
@@ -189,6 +204,21 @@ def pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
     if len(values) != 2:
         raise DhhpcError(f"{what}: {list(values)} must be one number or two (height, width)")
     return values[0], values[1]
+
+
+# What an axis of a sample is called, by the number of axes behind the channels.
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+def extents(value: int | Sequence[int], dimensions: int, what: str) -> tuple[int, ...]:
+    """`value` as one number an axis; a single number stands for all."""
+    if isinstance(value, int | np.integer):
+        return (int(value),) * dimensions
+    values = tuple(int(number) for number in value)
+    if len(values) != dimensions:
+        axes = ", ".join(AXES[dimensions])
+        raise DhhpcError(f"{what}: {list(values)} must be one number or {dimensions} ({axes})")
+    return values
 
 
 def topological_order(inputs: Sequence[Layer], outputs: Sequence[Layer]) -> list[Layer]:

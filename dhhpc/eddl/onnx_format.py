@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dhhpc
-from dhhpc.eddl.graph import Layer, OnnxNode
+from dhhpc.eddl.graph import AXES, Layer, OnnxNode
 from dhhpc.eddl.layers import OPERATORS, Add, Dense, Flatten, Input
 from dhhpc.eddl.model import Model
 from dhhpc.errors import DhhpcError
@@ -40,8 +40,9 @@ def to_onnx(net: Model) -> onnx.ModelProto:
         nodes.extend(layer.to_onnx(sources, names[id(layer)], arrays))
 
     def value(layer: Layer, number: int) -> Any:
-        free = convolutional and len(layer.shape) == 3
-        size: list[Any] = [f"height_{number}", f"width_{number}"] if free else list(layer.shape[1:])
+        axes = AXES.get(len(layer.shape) - 1, ())
+        free = convolutional and len(axes) > 1
+        size: list[Any] = [f"{axis}_{number}" for axis in axes] if free else list(layer.shape[1:])
         return helper.make_tensor_value_info(
             names[id(layer)], onnx.TensorProto.FLOAT, ["batch", layer.shape[0], *size]
         )

@@ -70,12 +70,16 @@ def compute(layer, x, arrays, training):
             )
         case eddl.Dense():
             return F.linear(x[0], arrays["weight"], arrays.get("bias"))
-        case eddl.MaxPool2D():
-            return F.max_pool2d(x[0], layer.kernel, layer.stride, layer.padding)
-        case eddl.AveragePool2D():
-            return F.avg_pool2d(x[0], layer.kernel, layer.stride, layer.padding, count_include_pad=False)
-        case eddl.GlobalAveragePool2D():
-            return x[0].mean(dim=(2, 3), keepdim=True)
+        case eddl.MaxPool1D() | eddl.MaxPool2D() | eddl.MaxPool3D():
+            pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[layer.dimensions]
+            return pool(x[0], layer.kernel, layer.stride, layer.padding)
+        case eddl.AveragePool1D() | eddl.AveragePool2D() | eddl.AveragePool3D():
+            pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[layer.dimensions]
+            return pool(x[0], layer.kernel, layer.stride, layer.padding, count_include_pad=False)
+        case eddl.GlobalAveragePool():
+            return x[0].mean(dim=tuple(range(2, x[0].ndim)), keepdim=True)
+        case eddl.GlobalMaxPool():
+            return x[0].amax(dim=tuple(range(2, x[0].ndim)), keepdim=True)
         case eddl.BatchNormalization():
             return F.batch_norm(
                 x[0],

@@ -11,12 +11,17 @@ PROFILE = settings.get_profile("kernels")
 F = torch.nn.functional
 
 
+MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
 @st.composite
 def windows(draw: st.DrawFn) -> tuple:
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dimensions = draw(st.sampled_from([1, 2, 2, 3]))
+    kernel = tuple(draw(st.integers(1, 4)) for _ in range(dimensions))
+    stride = tuple(draw(st.integers(1, 3)) for _ in kernel)
     padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
-    size = tuple(draw(st.integers(k, k + 12)) for k in kernel)
+    size = tuple(draw(st.integers(k, k + (12 if dimensions < 3 else 5))) for k in kernel)
     return size, kernel, stride, padding
 
 
@@ -25,13 +30,16 @@ def windows(draw: st.DrawFn) -> tuple:
 @example(window=((16, 18), (2, 2), (2, 2), (0, 0)), ceil=False, rounded=False)
 @example(window=((15, 17), (3, 3), (2, 2), (1, 1)), ceil=True, rounded=True)
 @example(window=((9, 7), (9, 7), (1, 1), (0, 0)), ceil=False, rounded=False)
+@example(window=((41,), (3,), (5,), (1,)), ceil=True, rounded=False)
+@example(window=((6, 7, 8), (2, 2, 2), (2, 2, 2), (0, 0, 0)), ceil=False, rounded=True)
+@example(window=((5, 4, 9), (5, 4, 9), (1, 1, 1), (0, 0, 0)), ceil=False, rounded=False)
 def test_pooling_equals_pytorch(window, ceil, rounded, kernels, draw, poisoned, assert_close):
     size, kernel, stride, padding = window
     x = draw(1, 2, 3, *size)
     if rounded:  # ties
         x = np.round(x)
     tensor = torch.tensor(x, requires_grad=True)
-    expected, places = F.max_pool2d(tensor, kernel, stride, padding, ceil_mode=ceil, return_indices=True)
+    expected, places = MAX[len(size)](tensor, kernel, stride, padding, ceil_mode=ceil, return_indices=True)
     grad_out = draw(2, *expected.shape)
     expected.backward(torch.tensor(grad_out))
     out, indices = poisoned(*expected.shape), np.full(expected.shape, -1, np.int32)
@@ -43,7 +51,7 @@ def test_pooling_equals_pytorch(window, ceil, rounded, kernels, draw, poisoned, 
     assert_close(grad_x, tensor.grad.numpy())
 
     tensor = torch.tensor(x, requires_grad=True)
-    expected = F.avg_pool2d(tensor, kernel, stride, padding, ceil_mode=ceil, count_include_pad=False)
+    expected = AVERAGE[len(size)](tensor, kernel, stride, padding, ceil_mode=ceil, count_include_pad=False)
     expected.backward(torch.tensor(grad_out))
     kernels.average_pooling_forward(x, out, kernel, stride, padding)
     assert_close(out, expected.detach().numpy())

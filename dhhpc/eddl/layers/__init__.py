@@ -12,7 +12,17 @@ from dhhpc.eddl.layers.normalization import (
     InstanceNormalization,
     LayerNormalization,
 )
-from dhhpc.eddl.layers.pooling import AveragePool2D, GlobalAveragePool2D, MaxPool2D
+from dhhpc.eddl.layers.pooling import (
+    AveragePool1D,
+    AveragePool2D,
+    AveragePool3D,
+    GlobalAveragePool,
+    GlobalAveragePool2D,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+)
 from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
 
 ALL: tuple[type[Layer], ...] = (
@@ -20,9 +30,14 @@ ALL: tuple[type[Layer], ...] = (
     Conv2D,
     ConvTranspose2D,
     Dense,
+    MaxPool1D,
     MaxPool2D,
+    MaxPool3D,
+    AveragePool1D,
     AveragePool2D,
-    GlobalAveragePool2D,
+    AveragePool3D,
+    GlobalAveragePool,
+    GlobalMaxPool,
     BatchNormalization,
     GroupNormalization,
     InstanceNormalization,
@@ -38,4 +53,4 @@ ALL: tuple[type[Layer], ...] = (
 )
 OPERATORS = {layer.operator: layer for layer in ALL if layer.operator}
 
-__all__ = ["ALL", "OPERATORS", *(layer.__name__ for layer in ALL)]
+__all__ = ["ALL", "OPERATORS", "GlobalAveragePool2D", *(layer.__name__ for layer in ALL)]

@@ -1,29 +1,31 @@
-"""Max, average and global average pooling."""
+"""Max, average and global pooling in one to three dimensions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from dhhpc.eddl.graph import Buffers, Layer, OnnxNode, Shape, pair
+from dhhpc.eddl.graph import AXES, Buffers, Layer, OnnxNode, Shape, extents
 
 
 class PoolingLayer(Layer):
     """A window that slides over each channel.
 
-    Output height: floor((height + 2 padding - kernel) / stride) + 1; width alike.
+    Output extent along each axis: floor((extent + 2 padding - kernel) / stride) + 1.
 
     Args:
-        parent: layer of shape (channels, height, width).
-        kernel: window size, one number or (height, width).
+        parent: layer of shape (channels, length), (channels, height, width) or (channels, depth, height,
+            width).
+        kernel: window size, one number or one an axis.
         stride: step, the kernel's size unless given.
         padding: on each side, at most half the kernel; padded places never win a maximum nor count in a mean.
     """
 
     options = ("kernel", "stride", "padding")
+    dimensions: ClassVar[int]
 
     def __init__(
         self,
@@ -34,9 +36,9 @@ class PoolingLayer(Layer):
         name: str | None = None,
     ) -> None:
         self.name = name
-        self.kernel = pair(kernel, "kernel")
-        self.stride = self.kernel if stride is None else pair(stride, "stride")
-        self.padding = pair(padding, "padding")
+        self.kernel = extents(kernel, self.dimensions, "kernel")
+        self.stride = self.kernel if stride is None else extents(stride, self.dimensions, "stride")
+        self.padding = extents(padding, self.dimensions, "padding")
         if min(self.kernel + self.stride) < 1 or min(self.padding) < 0:
             raise self.refuse("kernel and stride start at 1, padding at 0")
         if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
@@ -45,8 +47,9 @@ class PoolingLayer(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        if len(shape) != 3:
-            raise self.refuse(f"input of shape {shape} where (channels, height, width) is expected")
+        if len(shape) != 1 + self.dimensions:
+            axes = ", ".join(("channels", *AXES[self.dimensions]))
+            raise self.refuse(f"input of shape {shape} where ({axes}) is expected")
         size = tuple(
             (extent + 2 * padding - kernel) // stride + 1
             for extent, padding, kernel, stride in zip(
@@ -54,7 +57,8 @@ class PoolingLayer(Layer):
             )
         )
         if min(size) < 1:
-            raise self.refuse(f"kernel {self.kernel} does not fit in an input of {shape[1]}x{shape[2]}")
+            found = "x".join(map(str, shape[1:]))
+            raise self.refuse(f"kernel {self.kernel} does not fit in an input of {found}")
         return (shape[0], *size)
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
@@ -76,13 +80,17 @@ class PoolingLayer(Layer):
     def from_onnx(cls, node: OnnxNode) -> Layer:
         if node.attributes.get("ceil_mode", 0) or node.attributes.get("count_include_pad", 0):
             raise node.refuse("ceil_mode and count_include_pad are not supported; export without them")
-        if node.pair("dilations", (1, 1)) != (1, 1):
+        dimensions = len(node.layers[0].shape) - 1
+        kind = POOLS.get((cls.operator, dimensions))
+        if kind is None:
+            raise node.refuse(f"an input of shape {node.layers[0].shape} cannot be pooled")
+        if set(node.numbers("dilations", dimensions, 1)) != {1}:
             raise node.refuse("dilated pooling is not supported; export without it")
-        kernel = node.pair("kernel_shape", (1, 1))
-        return cls(node.layers[0], kernel, node.pair("strides", (1, 1)), node.padding())
+        kernel, stride = (node.numbers(name, dimensions, 1) for name in ("kernel_shape", "strides"))
+        return kind(node.layers[0], kernel, stride, node.symmetric_padding(dimensions))
 
 
-class MaxPool2D(PoolingLayer):
+class MaxPool(PoolingLayer):
     __doc__ = f"The largest value of each window.\n\n{PoolingLayer.__doc__}"
     operator = "MaxPool"
 
@@ -98,7 +106,7 @@ class MaxPool2D(PoolingLayer):
         kernels.max_pooling_backward(buffers.grad_output, buffers.saved[0], buffers.grad_inputs[0])
 
 
-class AveragePool2D(PoolingLayer):
+class AveragePool(PoolingLayer):
     __doc__ = f"The mean of each window.\n\n{PoolingLayer.__doc__}"
     operator = "AveragePool"
 
@@ -113,25 +121,62 @@ class AveragePool2D(PoolingLayer):
         )
 
 
-class GlobalAveragePool2D(Layer):
-    """The mean of each channel: (channels, height, width) to (channels, 1, 1)."""
+class MaxPool1D(MaxPool):
+    """`MaxPool` of lines, (channels, length)."""
 
-    operator = "GlobalAveragePool"
+    dimensions = 1
+
+
+class MaxPool2D(MaxPool):
+    """`MaxPool` of images, (channels, height, width)."""
+
+    dimensions = 2
+
+
+class MaxPool3D(MaxPool):
+    """`MaxPool` of volumes, (channels, depth, height, width)."""
+
+    dimensions = 3
+
+
+class AveragePool1D(AveragePool):
+    """`AveragePool` of lines, (channels, length)."""
+
+    dimensions = 1
+
+
+class AveragePool2D(AveragePool):
+    """`AveragePool` of images, (channels, height, width)."""
+
+    dimensions = 2
+
+
+class AveragePool3D(AveragePool):
+    """`AveragePool` of volumes, (channels, depth, height, width)."""
+
+    dimensions = 3
+
+
+POOLS: dict[tuple[str, int], type[PoolingLayer]] = {
+    (kind.operator, kind.dimensions): kind
+    for kind in (MaxPool1D, MaxPool2D, MaxPool3D, AveragePool1D, AveragePool2D, AveragePool3D)
+}
+
+
+class GlobalPoolingLayer(Layer):
+    """One value a channel: (channels, length), (channels, height, width) or (channels, depth, height, width)
+    to as many axes, all 1 but the channels."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 3:
-            raise self.refuse(f"input of shape {shapes[0]} where (channels, height, width) is expected")
-        return (shapes[0][0], 1, 1)
+        (shape,) = shapes
+        if len(shape) - 1 not in AXES:
+            raise self.refuse(f"input of shape {shape} where channels and one to three axes are expected")
+        return (shape[0], *(1 for _ in shape[1:]))
 
-    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
-        window = buffers.inputs[0].shape[2:]
-        kernels.average_pooling_forward(buffers.inputs[0], buffers.output, window, window, (0, 0))
-
-    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
-        (grad_input,) = buffers.grad_inputs
-        if grad_input is not None:
-            window = grad_input.shape[2:]
-            kernels.average_pooling_backward(buffers.grad_output, grad_input, window, window, (0, 0))
+    def window(self, buffers: Buffers) -> tuple[Shape, Shape, Shape]:
+        """Kernel, stride and padding of a window that covers a whole channel."""
+        size = buffers.inputs[0].shape[2:]
+        return size, size, (0,) * len(size)
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
         from onnx.helper import make_node
@@ -141,3 +186,33 @@ class GlobalAveragePool2D(Layer):
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Layer:
         return cls(node.layers[0])
+
+
+class GlobalAveragePool(GlobalPoolingLayer):
+    __doc__ = f"The mean of each channel.\n\n{GlobalPoolingLayer.__doc__}"
+    operator = "GlobalAveragePool"
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.average_pooling_forward(buffers.inputs[0], buffers.output, *self.window(buffers))
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        kernels.average_pooling_backward(buffers.grad_output, buffers.grad_inputs[0], *self.window(buffers))
+
+
+class GlobalMaxPool(GlobalPoolingLayer):
+    __doc__ = f"The largest value of each channel.\n\n{GlobalPoolingLayer.__doc__}"
+    operator = "GlobalMaxPool"
+
+    def saved(self, batch: int, shapes: Sequence[Shape]) -> list[tuple[Shape, Any]]:
+        return [((batch, *self.output_shape(*shapes)), np.int32)]
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.max_pooling_forward(
+            buffers.inputs[0], buffers.output, buffers.saved[0], *self.window(buffers)
+        )
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        kernels.max_pooling_backward(buffers.grad_output, buffers.saved[0], buffers.grad_inputs[0])
+
+
+GlobalAveragePool2D = GlobalAveragePool  # its name in version 0.1

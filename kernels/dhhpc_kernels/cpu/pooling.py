@@ -1,15 +1,19 @@
-"""Max and average pooling. Windows that reach into the padding cover their real pixels only."""
+"""Max and average pooling in one to three dimensions, all seen as three: a line is a volume of one row.
+
+Windows that reach into the padding cover their real pixels only.
+"""
 
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.parallel import run_shares
 
-Pair = tuple[int, int]
+Numbers = tuple[int, ...]
+Triple = tuple[int, int, int]
 F = np.float32
 
 
-# Each kernel first combines the rows of a window over the whole width, which vectorises, then the columns.
+# Each kernel first combines the lines of a window over the whole width, which vectorises, then the columns.
 
 
 @compile_kernel
@@ -27,55 +31,71 @@ def _take_larger(
 
 
 @compile_kernel
+def _extent(number: int, kernel: int, stride: int, padding: int, size: int) -> tuple[int, int]:
+    """The real pixels, from the first up to the last excluded, of a window along one axis."""
+    start = number * stride - padding
+    return max(start, 0), min(start + kernel, size)
+
+
+@compile_kernel
+def _reach(offset: int, stride: int, size_x: int, size: int) -> tuple[int, int, int]:
+    """The windows (first, last) whose tap at `offset` from their start lies inside, and the first's tap."""
+    first = max(0, -(offset // stride))
+    last = max(first, min(size, (size_x - 1 - offset) // stride + 1))
+    return first, last, first * stride + offset
+
+
+@compile_kernel
 def _max_forward(
     x: np.ndarray,
     out: np.ndarray,
     indices: np.ndarray,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple,
     begin: int,
     end: int,
 ) -> None:
-    _, height_x, width_x = x.shape
-    height, width = out.shape[1:]
+    _, depth_x, height_x, width_x = x.shape
+    depth, height, width = out.shape[1:]
     largest = np.empty(width_x, np.float32)
     places = np.empty(width_x, np.int32)
     for plane in range(begin, end):
-        for row in range(height):
-            top = max(row * stride[0] - padding[0], 0)
-            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
-            line = x[plane, top]
-            for i in range(width_x):
-                largest[i] = line[i]
-                places[i] = np.int32(top * width_x + i)
-            for y in range(top + 1, bottom):
-                line = x[plane, y]
-                for i in range(width_x):
-                    value = line[i]
-                    larger = (value > largest[i]) | (value != value)
-                    largest[i] = value if larger else largest[i]
-                    places[i] = np.int32(y * width_x + i) if larger else places[i]
-            values = out[plane, row]
-            wheres = indices[plane, row]
+        for row in range(depth * height):
+            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
+            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
+            for z in range(front, back):
+                for y in range(top, bottom):
+                    line = x[plane, z, y]
+                    start = (z * height_x + y) * width_x
+                    if z == front and y == top:
+                        for i in range(width_x):
+                            largest[i] = line[i]
+                            places[i] = np.int32(start + i)
+                        continue
+                    for i in range(width_x):
+                        value = line[i]
+                        larger = (value > largest[i]) | (value != value)
+                        largest[i] = value if larger else largest[i]
+                        places[i] = np.int32(start + i) if larger else places[i]
+            values = out[plane, row // height, row % height]
+            wheres = indices[plane, row // height, row % height]
             for i in range(width):
                 values[i] = F(-np.inf)
                 wheres[i] = np.int32(2**31 - 1)
-            for tap in range(kernel[1]):
-                offset = tap - padding[1]
-                first = max(0, -(offset // stride[1]))
-                last = max(first, min(width, (width_x - 1 - offset) // stride[1] + 1))
-                tap_values = largest[first * stride[1] + offset :]
-                tap_places = places[first * stride[1] + offset :]
+            for tap in range(kernel[2]):
+                first, last, start = _reach(tap - padding[2], stride[2], width_x, width)
+                tap_values = largest[start:]
+                tap_places = places[start:]
                 best = values[first:last]
                 where = wheres[first:last]
                 # A constant step vectorises.
-                if stride[1] == 1:
+                if stride[2] == 1:
                     _take_larger(tap_values, tap_places, 1, best, where)
-                elif stride[1] == 2:
+                elif stride[2] == 2:
                     _take_larger(tap_values, tap_places, 2, best, where)
                 else:
-                    _take_larger(tap_values, tap_places, stride[1], best, where)
+                    _take_larger(tap_values, tap_places, stride[2], best, where)
 
 
 @compile_kernel
@@ -91,132 +111,149 @@ def _max_backward(
 
 
 @compile_kernel
+def _column_shares(size: int, kernel: int, stride: int, padding: int, size_x: int) -> np.ndarray:
+    """1 / the real columns of each window of a row."""
+    shares = np.empty(size, np.float32)
+    for i in range(size):
+        left, right = _extent(i, kernel, stride, padding, size_x)
+        shares[i] = F(1) / F(right - left)
+    return shares
+
+
+@compile_kernel
+def _add_every(values: np.ndarray, step: int, target: np.ndarray) -> None:
+    """Add every step-th of values to target."""
+    for i in range(target.size):
+        target[i] += values[i * step]
+
+
+@compile_kernel
 def _average_forward(
-    x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, begin: int, end: int
+    x: np.ndarray, out: np.ndarray, kernel: Triple, stride: Triple, padding: Triple, begin: int, end: int
 ) -> None:
-    _, height_x, width_x = x.shape
-    height, width = out.shape[1:]
+    _, depth_x, height_x, width_x = x.shape
+    depth, height, width = out.shape[1:]
     sums = np.empty(width_x, np.float32)
+    parts = _column_shares(width, kernel[2], stride[2], padding[2], width_x)
     for plane in range(begin, end):
-        for row in range(height):
-            top = max(row * stride[0] - padding[0], 0)
-            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
-            line = x[plane, top]
-            for i in range(width_x):
-                sums[i] = line[i]
-            for y in range(top + 1, bottom):
-                line = x[plane, y]
-                for i in range(width_x):
-                    sums[i] += line[i]
-            values = out[plane, row]
+        for row in range(depth * height):
+            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
+            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
+            sums[:] = F(0)
+            for z in range(front, back):
+                for y in range(top, bottom):
+                    line = x[plane, z, y]
+                    for i in range(width_x):
+                        sums[i] += line[i]
+            values = out[plane, row // height, row % height]
+            values[:] = F(0)
+            for tap in range(kernel[2]):
+                first, last, start = _reach(tap - padding[2], stride[2], width_x, width)
+                target = values[first:last]
+                # A constant step vectorises.
+                if stride[2] == 1:
+                    _add_every(sums[start:], 1, target)
+                elif stride[2] == 2:
+                    _add_every(sums[start:], 2, target)
+                else:
+                    _add_every(sums[start:], stride[2], target)
+            share = F(1) / F((back - front) * (bottom - top))
             for i in range(width):
-                left = max(i * stride[1] - padding[1], 0)
-                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
-                total = F(0)
-                for position in range(left, right):
-                    total += sums[position]
-                values[i] = total / F((bottom - top) * (right - left))
+                values[i] *= share * parts[i]
 
 
 @compile_kernel
 def _average_backward(
-    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, begin: int, end: int
+    grad_out: np.ndarray,
+    grad_x: np.ndarray,
+    kernel: Triple,
+    stride: Triple,
+    padding: Triple,
+    begin: int,
+    end: int,
 ) -> None:
-    _, height_x, width_x = grad_x.shape
-    height, width = grad_out.shape[1:]
+    _, depth_x, height_x, width_x = grad_x.shape
+    depth, height, width = grad_out.shape[1:]
     shares = np.empty(width_x, np.float32)
+    parts = _column_shares(width, kernel[2], stride[2], padding[2], width_x)
     for plane in range(begin, end):
-        grad_x[plane, :, :] = F(0)
-        for row in range(height):
-            top = max(row * stride[0] - padding[0], 0)
-            bottom = min(row * stride[0] - padding[0] + kernel[0], height_x)
+        grad_x[plane, :, :, :] = F(0)
+        for row in range(depth * height):
+            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
+            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
             shares[:] = F(0)
-            values = grad_out[plane, row]
-            for i in range(width):
-                left = max(i * stride[1] - padding[1], 0)
-                right = min(i * stride[1] - padding[1] + kernel[1], width_x)
-                share = values[i] / F((bottom - top) * (right - left))
-                for position in range(left, right):
-                    shares[position] += share
-            for y in range(top, bottom):
-                line = grad_x[plane, y]
-                for i in range(width_x):
-                    line[i] += shares[i]
+            values = grad_out[plane, row // height, row % height]
+            share = F(1) / F((back - front) * (bottom - top))
+            for tap in range(kernel[2]):
+                first, last, start = _reach(tap - padding[2], stride[2], width_x, width)
+                target = shares[start:]
+                for i in range(last - first):
+                    target[i * stride[2]] += share * parts[first + i] * values[first + i]
+            for z in range(front, back):
+                for y in range(top, bottom):
+                    line = grad_x[plane, z, y]
+                    for i in range(width_x):
+                        line[i] += shares[i]
 
 
-def _planes(array: np.ndarray) -> np.ndarray:
-    """An array (N,C,H,W) as (N*C,H,W), never a copy. ValueError if it is not contiguous."""
-    return array.reshape(-1, *array.shape[2:], copy=False)
+def _volumes(array: np.ndarray) -> np.ndarray:
+    """(N,C,L), (N,C,H,W) or (N,C,D,H,W) as (N*C,D,H,W), never a copy. ValueError if not contiguous."""
+    spatial = array.shape[2:]
+    return array.reshape(-1, *(1,) * (3 - len(spatial)), *spatial, copy=False)
 
 
-def _check_windows(x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair) -> None:
-    """ValueError if a window would hold padding only: it has no largest value and no mean."""
-    for axis, size_x, size in zip((0, 1), x.shape[2:], out.shape[2:], strict=True):
-        if padding[axis] >= kernel[axis] or (size - 1) * stride[axis] - padding[axis] >= size_x:
+def _triple(numbers: tuple[int, ...], missing: int) -> tuple[int, ...]:
+    """One number for each of depth, height and width."""
+    return (missing,) * (3 - len(numbers)) + tuple(numbers)
+
+
+def _window(
+    x: np.ndarray, out: np.ndarray, kernel: Numbers, stride: Numbers, padding: Numbers
+) -> tuple[tuple[int, ...], ...]:
+    """The options as triples. ValueError if a window would hold padding only: it has no maximum, no mean."""
+    for size_x, size, k, s, p in zip(x.shape[2:], out.shape[2:], kernel, stride, padding, strict=True):
+        if p >= k or (size - 1) * s - p >= size_x:
             raise ValueError(
                 f"pooling of {x.shape} to {out.shape} with kernel {kernel}, stride {stride} and padding "
                 f"{padding} has a window without a pixel"
             )
+    return _triple(kernel, 1), _triple(stride, 1), _triple(padding, 0)
 
 
 def max_pooling_forward(
-    x: np.ndarray, out: np.ndarray, indices: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+    x: np.ndarray, out: np.ndarray, indices: np.ndarray, kernel: Numbers, stride: Numbers, padding: Numbers
 ) -> None:
-    """out (N,C,OH,OW) = largest value of each window of x (N,C,H,W), NaN if it holds one.
+    """out (N,C,OD,OH,OW) = largest value of each window of x (N,C,D,H,W), NaN if it holds one.
 
-    indices (int32, shape of out) = where it stood in its plane, row * W + column; the first one on a tie.
-    Padding never wins. There are as many windows as out has pixels, so a ceiling-mode output works too.
-    ValueError if a window would hold padding only.
+    Likewise without D, or without D and H; kernel, stride and padding hold a number for each axis.
+    indices (int32, shape of out) = where it stood in its channel, (d * H + row) * W + column; the first one
+    on a tie. Padding never wins. There are as many windows as out has pixels, so a ceiling-mode output works
+    too. ValueError if a window would hold padding only.
     """
-    _check_windows(x, out, kernel, stride, padding)
-    run_shares(
-        _max_forward,
-        x.shape[0] * x.shape[1],
-        x.size,
-        _planes(x),
-        _planes(out),
-        _planes(indices),
-        kernel,
-        stride,
-        padding,
-    )
+    window = _window(x, out, kernel, stride, padding)
+    arrays = _volumes(x), _volumes(out), _volumes(indices)
+    run_shares(_max_forward, x.shape[0] * x.shape[1], x.size, *arrays, *window)
 
 
 def max_pooling_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
-    """grad_x (N,C,H,W) = grad_out (N,C,OH,OW) added up at `indices`, 0 elsewhere."""
+    """grad_x (N,C,...) = grad_out (N,C,...) added up at `indices`, 0 elsewhere."""
     count = grad_out.shape[0] * grad_out.shape[1]
-    run_shares(
-        _max_backward,
-        count,
-        grad_x.size,
-        grad_out.reshape(count, -1, copy=False),
-        indices.reshape(count, -1, copy=False),
-        grad_x.reshape(count, -1, copy=False),
-    )
+    arrays = (array.reshape(count, -1, copy=False) for array in (grad_out, indices, grad_x))
+    run_shares(_max_backward, count, grad_x.size, *arrays)
 
 
 def average_pooling_forward(
-    x: np.ndarray, out: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+    x: np.ndarray, out: np.ndarray, kernel: Numbers, stride: Numbers, padding: Numbers
 ) -> None:
-    """out (N,C,OH,OW) = mean of each window of x (N,C,H,W); padding is not counted."""
-    _check_windows(x, out, kernel, stride, padding)
-    run_shares(
-        _average_forward, x.shape[0] * x.shape[1], x.size, _planes(x), _planes(out), kernel, stride, padding
-    )
+    """out (N,C,OD,OH,OW) = mean of each window of x (N,C,D,H,W); padding is not counted. Axes as above."""
+    window = _window(x, out, kernel, stride, padding)
+    run_shares(_average_forward, x.shape[0] * x.shape[1], x.size, _volumes(x), _volumes(out), *window)
 
 
 def average_pooling_backward(
-    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair
+    grad_out: np.ndarray, grad_x: np.ndarray, kernel: Numbers, stride: Numbers, padding: Numbers
 ) -> None:
-    """grad_x (N,C,H,W) = each value of grad_out shared evenly among its window."""
-    _check_windows(grad_x, grad_out, kernel, stride, padding)
-    run_shares(
-        _average_backward,
-        grad_x.shape[0] * grad_x.shape[1],
-        grad_x.size,
-        _planes(grad_out),
-        _planes(grad_x),
-        kernel,
-        stride,
-        padding,
-    )
+    """grad_x (N,C,D,H,W) = each value of grad_out shared evenly among its window."""
+    window = _window(grad_x, grad_out, kernel, stride, padding)
+    count = grad_x.shape[0] * grad_x.shape[1]
+    run_shares(_average_backward, count, grad_x.size, _volumes(grad_out), _volumes(grad_x), *window)
