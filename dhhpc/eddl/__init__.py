@@ -1,5 +1,6 @@
 """eddl: networks as static graphs, after the European Distributed Deep Learning Library's functional API."""
 
+from dhhpc.eddl.finiteness import NotFiniteError
 from dhhpc.eddl.layers import (
     Add,
     AveragePool1D,
@@ -56,6 +57,7 @@ __all__ = [
     "MaxPool2D",
     "MaxPool3D",
     "Model",
+    "NotFiniteError",
     "Optimizer",
     "ReLU",
     "Sigmoid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dhhpc.eddl import initializers
+from dhhpc.eddl import finiteness, initializers
 from dhhpc.eddl.graph import Array, Layer, Parameter, Randomness, Shape, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
@@ -44,6 +45,7 @@ class Model:
         self.position = {id(layer): index for index, layer in enumerate(self.layers)}
         self.parameter_vector, self.parameter_views = allocate([layer.parameters() for layer in self.layers])
         self.statistics_vector, self.statistic_views = allocate([layer.statistics() for layer in self.layers])
+        self.statistics_before = np.zeros_like(self.statistics_vector)
         self.gradient_vector = np.zeros_like(self.parameter_vector)
         self.gradient_views = views(self.gradient_vector, [layer.parameters() for layer in self.layers])
         self.randomness = Randomness()
@@ -269,6 +271,11 @@ class Model:
 
         Returns:
             "loss" and each metric, means over the samples.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite; names the layer that was the first to produce such a
+                number. Parameters, statistics and gradients are then as before.
+            DhhpcError: the arrays do not fit the network.
         """
         if not self.losses:
             raise DhhpcError(f"{self.name}: built without losses; give build() one an output")
@@ -277,18 +284,23 @@ class Model:
         plan = self.plan(inputs, training=True)
         self.randomness.step = self.optimizer.step_count if self.optimizer is not None else 0
         self.randomness.first_sample = first_sample
+        np.copyto(self.statistics_before, self.statistics_vector)
         predictions = plan.forward(inputs)
         results = {"loss": 0.0}
         for number, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
             logits = plan.logits(number) if plan.outputs[number] in plan.fused else None
             keep_classes = logits is not None and self.losses[number].takes_classes
-            expected = as_target(target, prediction.shape, f"output {number + 1}", keep_classes)
+            expected = as_target(target, prediction.shape, self.outputs[number].describe(), keep_classes)
             if number == 0:
                 results |= {name: metric(name)(prediction, expected) for name in self.metrics}
             gradient = plan.loss_gradient(number)
             results["loss"] += self.losses[number].gradient(
                 self.kernels, prediction, expected, gradient, logits
             )
+        if not math.isfinite(results["loss"]):
+            error = finiteness.not_finite_loss(self, plan, inputs, targets, results["loss"])
+            np.copyto(self.statistics_vector, self.statistics_before)
+            raise error
         plan.backward()
         return results
 
@@ -320,17 +332,24 @@ class Model:
     def evaluate(
         self, inputs: Sequence[Array], targets: Sequence[Array], batch_size: int = 32
     ) -> dict[str, float]:
-        """Loss and metrics over all samples, each counted alike."""
+        """Loss and metrics over all samples, each counted alike.
+
+        Raises:
+            NotFiniteError: a loss is NaN or infinite.
+        """
         count = len(inputs[0])
         totals: dict[str, float] = {}
         for start in range(0, count, batch_size):
             batch = [np.asarray(array)[start : start + batch_size] for array in inputs]
-            predictions = self.plan(batch, training=False).forward(batch)
+            plan = self.plan(batch, training=False)
+            predictions = plan.forward(batch)
             weight = len(batch[0]) / count
             for number, prediction in enumerate(predictions):
                 part = np.asarray(targets[number])[start : start + batch_size]
-                expected = as_target(part, prediction.shape, f"output {number + 1}")
+                expected = as_target(part, prediction.shape, self.outputs[number].describe())
                 found = {"loss": self.losses[number].value(self.kernels, prediction, expected)}
+                if not math.isfinite(found["loss"]):
+                    raise finiteness.not_finite_loss(self, plan, batch, [part], found["loss"])
                 if number == 0:
                     found |= {name: metric(name)(prediction, expected) for name in self.metrics}
                 for name, value in found.items():

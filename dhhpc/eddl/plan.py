@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -244,12 +244,18 @@ class Plan:
             step.backward_workspace.view(arena) if step.backward_workspace else None for step in self.steps
         ]
 
-    def forward(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run every layer on a batch; returns the outputs, which are views that the next step overwrites."""
+    def forward(self, inputs: Sequence[Array], watch: Callable[[int], bool] | None = None) -> list[Array]:
+        """Run every layer on a batch; returns the outputs, which are views that the next step overwrites.
+
+        `watch` is called with a layer's position right after it ran (later layers reuse its buffers), and
+        ends the run by True.
+        """
         for index, array in zip(self.inputs, inputs, strict=True):
             np.copyto(self.bound[index].output, array, casting="same_kind")
-        for step, buffers in zip(self.steps, self.bound, strict=True):
+        for index, (step, buffers) in enumerate(zip(self.steps, self.bound, strict=True)):
             step.layer.forward(self.kernels, buffers, self.training)
+            if watch is not None and watch(index):
+                break
         return [self.bound[output].output for output in self.outputs]
 
     def loss_gradient(self, number: int) -> Array:

@@ -10,10 +10,13 @@ import numpy as np
 from dhhpc.data.loader import Loader
 from dhhpc.data.shards import ShardSet
 from dhhpc.data.targets import foreground_classes
-from dhhpc.eddl import Model
+from dhhpc.eddl import Model, NotFiniteError
+from dhhpc.eddl.finiteness import not_finite_loss
+from dhhpc.eddl.graph import Array
 from dhhpc.mpi import World
+from dhhpc.training.divergence import image
 from dhhpc.training.metrics import ClassificationCounts, Counts, SegmentationCounts
-from dhhpc.training.network import predict_any_size
+from dhhpc.training.network import predict_any_size, reflected
 
 # Pixels of a batch's images: enough to keep the kernels busy, little enough for any memory.
 BATCH_PIXELS = 2**18
@@ -34,6 +37,7 @@ def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[s
 
     Raises:
         DhhpcError: the split is empty or a shard is damaged.
+        NotFiniteError: the loss is NaN or infinite; the same on every rank.
     """
     counts = counts_for(shards)
     pixels = math.prod(shards.sample_shape[1:])
@@ -41,19 +45,31 @@ def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[s
         shards, split, max(1, min(16, BATCH_PIXELS // pixels)), world.rank, world.size, shuffle=False
     )
     loss = np.zeros(2)
+    trouble: NotFiniteError | None = None
     for batch in loader.epoch(0):
         if not len(batch.indices):
             continue
         predictions = predict_any_size(model, batch.images)
         counts.add(predictions, batch.targets, batch.regions)
         value = sum(part.value(model.kernels, predictions, batch.targets) for part in model.losses)
+        if not math.isfinite(value) and trouble is None:
+            error = no_number(model, batch.images, batch.targets, value)
+            trouble = error.told(f"{split}: {error}{image(error, batch, loader)}")
         loss += [value * len(batch.indices), len(batch.indices)]
     counts.reduce(world)
     world.allreduce_sum(loss)
+    if not math.isfinite(loss[0]):
+        raise next(error for error in world.allgather_object(trouble) if error)
     results: dict[str, Any] = {"samples": int(loss[1])}
     if model.losses:
         results["loss"] = float(loss[0] / loss[1])
     return results | counts.results()
+
+
+def no_number(model: Model, images: Array, targets: Array, loss: float) -> NotFiniteError:
+    """The error for a loss that is NaN or infinite."""
+    inputs = [reflected(model, images)]
+    return not_finite_loss(model, model.plan(inputs, training=False), inputs, [targets], loss)
 
 
 def counts_for(shards: ShardSet) -> Counts:

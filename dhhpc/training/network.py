@@ -66,19 +66,25 @@ def use_threads(world: World, requested: int | None) -> int:
 
 
 def predict_any_size(model: Model, images: Array) -> Array:
-    """The first output of `model` for images (n, C, H, W) of any size.
+    """The first output of `model` for images (n, C, H, W) of any size, see `reflected`."""
+    height, width = images.shape[2:]
+    output = model.predict([reflected(model, images)])[0]
+    return np.ascontiguousarray(output[:, :, :height, :width]) if output.ndim == 4 else output
+
+
+def reflected(model: Model, images: Array) -> Array:
+    """Images (n, C, H, W) of any size, made larger to a size that `model` takes.
 
     A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that
     is, it divides the size the network was made for. So other sizes are reflected at the lower and right
-    border up to the largest power of two in that size, and the output is cut back.
+    border up to the largest power of two in that size; the output is to be cut back.
     """
     height, width = images.shape[2:]
     built = tuple(model.inputs[0].shape[1:])
     if (height, width) == built:
-        return model.predict([images])[0]
+        return images
     multiple = min(extent & -extent for extent in built)
     padding = [(0, -extent % multiple) for extent in (height, width)]
     # Several passes where an image is smaller than its padding: NumPy reflects as often as it takes.
     padded = np.pad(images, [(0, 0), (0, 0), *padding], mode="reflect")
-    output = model.predict([np.ascontiguousarray(padded)])[0]
-    return np.ascontiguousarray(output[:, :, :height, :width]) if output.ndim == 4 else output
+    return np.ascontiguousarray(padded)

@@ -14,6 +14,8 @@ from dhhpc.training.run_record import RECORD, RunRecord, read_run
 
 # What may change between a run and its resumption without changing what is computed.
 FREE_KEYS = ("epochs", "threads", "output", "name", "checkpoint", "data.shards", "data.threads")
+# A run that failed has no result to be reproduced: smaller steps may bring a diverged one back.
+FREE_AFTER_FAILURE = ("optimizer.learning_rate",)
 
 
 def take_up(
@@ -44,7 +46,8 @@ def take_up(
         try:
             if (record.folder / RECORD).exists():
                 earlier = read_run(record.folder).content
-                check_same(record, earlier["experiment"], experiment)
+                for key in check_same(record, earlier, experiment):
+                    warn(f"{record.folder}: the run there failed; going on with another {key}")
                 kept = {"started": earlier["started"], "resumed": earlier["resumed"] + 1}
             checkpoint = folder.newest(warn)
             if checkpoint is not None:
@@ -78,15 +81,18 @@ def share_model(model: Model, world: World) -> None:
     optimizer.step_count = world.broadcast_object(optimizer.step_count)
 
 
-def check_same(record: RunRecord, earlier: dict[str, Any], experiment: Experiment) -> None:
-    """Refuse to continue another experiment."""
+def check_same(record: RunRecord, earlier: dict[str, Any], experiment: Experiment) -> list[str]:
+    """Refuse to continue another experiment; returns the keys that may differ because the run failed."""
     changed = [
         key
-        for key in differences(earlier, experiment.model_dump(mode="json"))
+        for key in differences(earlier["experiment"], experiment.model_dump(mode="json"))
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
-    if changed:
+    allowed = FREE_AFTER_FAILURE if earlier["status"] == "failed" else ()
+    refused = [key for key in changed if key not in allowed]
+    if refused:
         raise DhhpcError(
-            f"{record.folder}: the run there was started with another {changed[0]}; set it back to resume, "
+            f"{record.folder}: the run there was started with another {refused[0]}; set it back to resume, "
             f"or choose another folder with --output"
         )
+    return changed

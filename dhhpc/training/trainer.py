@@ -14,9 +14,12 @@ import numpy as np
 
 from dhhpc.data.loader import Loader
 from dhhpc.data.shards import ShardSet
+from dhhpc.eddl import NotFiniteError
+from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
+from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.metrics import without_details
@@ -212,6 +215,7 @@ class Trainer:
         mine = {name: value - before[name] for name, value in self.clock().items()}
         by_rank = self.world.allgather_object(mine)
         seconds = time.perf_counter() - epoch_started
+        self.check_state()
         results = self.means(totals)
         samples = self.loader.count - first * self.batch_size * self.world.size
         record: dict[str, Any] = {
@@ -224,7 +228,10 @@ class Trainer:
         }
         if self.shards.count("validation"):
             started = time.perf_counter()
-            validation = evaluate(self.model, self.shards, "validation", self.world)
+            try:
+                validation = evaluate(self.model, self.shards, "validation", self.world)
+            except NotFiniteError as error:
+                raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
             record["validation"] = without_details(validation)
             record["validation_seconds"] = round(time.perf_counter() - started, 4)
         self.history.append(record)
@@ -258,11 +265,15 @@ class Trainer:
             self.optimizer.learning_rate = base_rate * factor
             loss = 0.0
             if samples:
-                results = model.compute_gradients([batch.images], [batch.targets], batch.first)
-                loss = results["loss"]
-                self.sums += samples * np.array([1.0, *results.values()])
-                if not math.isfinite(loss):
-                    self.meeting.trouble = self.not_finite(loss)
+                try:
+                    results = model.compute_gradients([batch.images], [batch.targets], batch.first)
+                    loss = results["loss"]
+                    self.sums += samples * np.array([1.0, *results.values()])
+                except NotFiniteError as error:
+                    # Told at the next meeting, before anything is averaged or kept.
+                    told = in_batch(error, self.epoch, self.batch, batch, loader, self.world)
+                    self.meeting.trouble = self.meeting.trouble or with_mend(told, self.folder)
+                    loss = math.nan
             computed = time.perf_counter()
             self.method.after_gradients(samples, batch.global_count)
             averaged = time.perf_counter()
@@ -344,6 +355,7 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Rank 0 writes a checkpoint at the current position; all ranks hold the same state here."""
+        self.check_state()
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
         if self.world.rank == 0:
@@ -384,11 +396,12 @@ class Trainer:
         names = ["loss", *self.experiment.metrics]
         return {name: float(total / totals[0]) for name, total in zip(names, totals[1:], strict=True)}
 
-    def not_finite(self, loss: float) -> str:
-        return (
-            f"epoch {self.epoch + 1}, batch {self.batch + 1}: the loss is {loss} on rank {self.world.rank} "
-            f"of {self.world.size}; lower optimizer.learning_rate or look for bad values in the shards"
-        )
+    def check_state(self) -> None:
+        """Stop where the state that all ranks hold is not finite, before a checkpoint is made of it."""
+        error = not_finite_state(self.model, f"epoch {self.epoch + 1}: the network is no longer finite")
+        if error is not None:
+            self.meeting.trouble = with_mend(error, self.folder)
+            self.meeting.meet()
 
     def warn(self, message: str) -> None:
         self.record.event("warning", message=message)

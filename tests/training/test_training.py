@@ -1,6 +1,7 @@
 """Training in this process: what a run computes and leaves behind."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from dhhpc import eddl, zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
+from dhhpc.files import write_json
 from dhhpc.mpi import World, connect
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
+from dhhpc.training.checkpoint import CheckpointFolder
 from tests import synthetic
 
 
@@ -194,16 +197,73 @@ def test_resume_trains_further_epochs_as_one_run_would(discs, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_loss_that_is_no_number_names_epoch_and_batch(discs, tmp_path):
-    changes = {
-        "optimizer": {"name": "sgd", "learning_rate": 1e30},
-        "network": {"name": "unet", "channels": [4, 8]},
-        "loss": "mean_squared_error",
-    }
-    with pytest.raises(DhhpcError, match=r"epoch \d+, batch \d+: the loss is (nan|inf)") as caught:
-        run(discs, tmp_path / "run", epochs=20, **changes)
-    assert "\n" not in str(caught.value)
+DIVERGING = {
+    "optimizer": {"name": "sgd", "learning_rate": 1e30},
+    "network": {"name": "unet", "channels": [4, 8], "normalization": False},
+    "loss": "mean_squared_error",
+}
+HUGE = {"name": "sgd", "learning_rate": 3e38, "weight_decay": 3e38}
+
+
+def test_a_loss_that_is_no_number_names_epoch_batch_and_layer(discs, tmp_path):
+    with pytest.raises(DhhpcError, match=r"epoch 1, batch \d+: the loss is (nan|inf): ") as caught:
+        run(discs, tmp_path / "run", epochs=20, **DIVERGING)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert re.search(r"layer conv2d_\d+ \(Conv2D\) in the (forward|last backward) pass", line)
+    assert line.endswith("lower optimizer.learning_rate and start again (there is no checkpoint yet)")
     assert read_run(tmp_path / "run").content["status"] == "failed"
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint_and_goes_on_with_smaller_steps(discs, tmp_path):
+    """The learning rate explodes in the third epoch; the second's checkpoint stays and is named."""
+    usual = {"name": "sgd", "learning_rate": 0.1}
+    run(discs, tmp_path / "run", epochs=2, **DIVERGING | {"optimizer": usual})
+    kept = tmp_path / "run" / "checkpoints" / "epoch-00002-batch-0000000.npz"
+    before = kept.read_bytes()
+
+    def go_on(listen=lambda event, values: None, **changes):
+        document = synthetic.experiment_document(discs, tmp_path / "run", epochs=4, **DIVERGING | changes)
+        return train(Experiment.model_validate(document), World(), zoo.create, resume=True, listen=listen)
+
+    with pytest.raises(DhhpcError, match=r"started with another optimizer\.learning_rate"):
+        go_on()
+    content = read_run(tmp_path / "run").content
+    write_json(tmp_path / "run" / "run.json", content | {"status": "failed"})
+    with pytest.raises(DhhpcError, match="epoch 3, batch") as caught:
+        go_on()
+    assert str(caught.value).endswith(f"and go on with --resume from the last good checkpoint, {kept}")
+    assert kept.read_bytes() == before
+    assert CheckpointFolder(kept.parent).descriptions()[-1].stem == kept.stem
+    heard: list[str] = []
+    record = go_on(lambda event, values: heard.append(f"{event} {values}"), optimizer=usual)
+    assert record.content["status"] == "finished"
+    assert any(
+        "the run there failed; going on with another optimizer.learning_rate" in line for line in heard
+    )
+
+
+def test_a_network_that_is_no_longer_finite_never_becomes_a_checkpoint(discs, tmp_path):
+    """One batch an epoch: its loss is finite, its step is not, and the epoch ends there."""
+    with pytest.raises(DhhpcError, match="epoch 1: the network is no longer finite: the ") as caught:
+        run(discs, tmp_path / "run", batch_size=21, **DIVERGING | {"optimizer": HUGE})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_image_with_nan_is_named(tmp_path):
+    images = np.random.default_rng(0).normal(size=(8, 1, 16, 16)).astype(np.float32)
+    masks = np.zeros((8, 16, 16), np.uint8)
+    spoilt = images.copy()
+    spoilt[5, 0, 0, 0] = np.nan
+    for name, training, validation in (("training", spoilt, images), ("validation", images, spoilt)):
+        splits = {"training": (training, masks, None), "validation": (validation, masks, None)}
+        shards = synthetic.write_shards(tmp_path / name, splits, ["disc"])
+        batch = "epoch 1, batch [12]:" if name == "training" else "epoch 1, validation:"
+        with pytest.raises(
+            DhhpcError, match=rf"{batch} the loss is nan: .* in input image, {name} image {name}-5 of "
+        ):
+            run(shards, tmp_path / f"run-{name}")
 
 
 def test_fewer_samples_than_ranks(discs, tmp_path):

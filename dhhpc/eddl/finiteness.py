@@ -1,0 +1,124 @@
+"""Naming the layer that first produced a NaN or an infinity, once a loss is no number.
+
+Nothing is looked for before that: the good case costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dhhpc.eddl.graph import Array, Layer
+from dhhpc.eddl.plan import Plan
+from dhhpc.errors import DhhpcError
+
+if TYPE_CHECKING:
+    from dhhpc.eddl.model import Model
+
+
+class NotFiniteError(DhhpcError):
+    """A loss, or a trained number, is NaN or infinite.
+
+    Attributes:
+        layer: name of the layer that was the first to produce such a number; an input when it came with the
+            batch; None when the predictions are finite and the target or the loss itself is not.
+        phase: "input", "forward", "backward", "update", "target" or "loss".
+        sample: number of the batch's first sample with such a number, for "input" and "target".
+    """
+
+    def __init__(
+        self, message: str, layer: str | None = None, phase: str = "", sample: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.layer, self.phase, self.sample = layer, phase, sample
+
+    def told(self, message: str) -> NotFiniteError:
+        """The same in other words."""
+        return NotFiniteError(message, self.layer, self.phase, self.sample)
+
+
+def first_bad_sample(array: Array) -> int | None:
+    """Number of the first sample with a NaN or an infinity; None if all are finite."""
+    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    return int(bad[0]) if bad.size else None
+
+
+def not_finite_loss(
+    model: Model, plan: Plan, inputs: Sequence[Array], targets: Sequence[Array], loss: float
+) -> NotFiniteError:
+    """The error for a loss of a batch that is no number: looks for what happened first.
+
+    Args:
+        plan: has run forward on `inputs`; runs again, a layer at a time, as its buffers are reused.
+        targets: as the losses took them; empty where there are none.
+    """
+    what = f"the loss is {loss}"
+    for layer, array in zip(model.inputs, inputs, strict=True):
+        sample = first_bad_sample(np.asarray(array))
+        if sample is not None:
+            cause = f"sample {sample + 1} of the batch holds NaN or infinity in input {layer.describe()}"
+            return NotFiniteError(f"{what}: {cause}", layer.describe(), "input", sample)
+    earlier = not_finite_state(model, what, statistics=not plan.training)
+    if earlier is not None:
+        return earlier
+    found = first_in_forward(plan, inputs)
+    if found is not None:
+        cause = f"the first NaN or infinity came out of {describe(found)} in the forward pass"
+        return NotFiniteError(f"{what}: {cause}", found.describe(), "forward")
+    for output, target in zip(model.outputs, targets, strict=False):
+        name, sample = output.describe(), first_bad_sample(np.asarray(target))
+        if sample is not None:
+            cause = f"sample {sample + 1} of the batch holds NaN or infinity in the target of {name}"
+            return NotFiniteError(f"{what}: {cause}", None, "target", sample)
+    cause = "every layer's output is finite, but not the loss itself"
+    return NotFiniteError(f"{what}: {cause}", None, "loss")
+
+
+def not_finite_state(model: Model, what: str, statistics: bool = True) -> NotFiniteError | None:
+    """The error for a trained number that is NaN or infinite; None if all are finite.
+
+    `model.gradient_vector` still holds the last step's gradients, which tell whether the backward pass or the
+    update produced it.
+
+    Args:
+        what: the message's first words.
+        statistics: look at the running statistics too.
+    """
+    bad: list[str] = []
+    for layer, trained, running in zip(
+        model.layers, model.parameter_views, model.statistic_views, strict=True
+    ):
+        arrays = zip(layer.parameters() + layer.statistics(), trained + running, strict=True)
+        wanted = len(trained) + (len(running) if statistics else 0)
+        bad += [
+            f"{layer.describe()}.{parameter.name}"
+            for parameter, array in list(arrays)[:wanted]
+            if not np.isfinite(array).all()
+        ]
+    if not bad:
+        return None
+    for layer, gradients in reversed(list(zip(model.layers, model.gradient_views, strict=True))):
+        if not all(np.isfinite(gradient).all() for gradient in gradients):
+            cause = f"the first NaN or infinity came out of {describe(layer)} in the last backward pass"
+            return NotFiniteError(f"{what}: {cause}", layer.describe(), "backward")
+    cause = f"the last update made {bad[0]} NaN or infinite, though its gradient is finite"
+    return NotFiniteError(f"{what}: {cause}", bad[0].rpartition(".")[0], "update")
+
+
+def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:
+    """The first layer whose output for `inputs` is not finite."""
+    bad: list[int] = []
+
+    def watch(index: int) -> bool:
+        if not np.isfinite(plan.bound[index].output).all():
+            bad.append(index)
+        return bool(bad)
+
+    plan.forward(inputs, watch)
+    return plan.layers[bad[0]] if bad else None
+
+
+def describe(layer: Layer) -> str:
+    return f"layer {layer.describe()} ({type(layer).__name__})"
