@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dhhpc.eddl import finiteness, initializers
+from dhhpc.eddl.arrays import as_inputs, as_targets
 from dhhpc.eddl.graph import Array, Layer, Parameter, Randomness, Shape, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
@@ -218,15 +219,10 @@ class Model:
     # -- running -------------------------------------------------------------------------------------------
 
     def plan(self, inputs: Sequence[Array], training: bool) -> Plan:
-        """The plan for a batch like `inputs`, bound to the arena and ready to run."""
+        """The plan for a batch like `inputs` (of `as_inputs`), bound to the arena and ready to run."""
         if not self.built:
             raise DhhpcError(f"{self.name}: call build() before training or predicting")
-        if len(inputs) != len(self.inputs):
-            raise DhhpcError(f"{self.name}: {len(inputs)} input arrays for {len(self.inputs)} inputs")
         batch = len(inputs[0])
-        if batch == 0 or any(len(array) != batch for array in inputs):
-            sizes = [len(array) for array in inputs]
-            raise DhhpcError(f"{self.name}: batches of {sizes} samples; give equal numbers, at least 1")
         shapes = [tuple(array.shape[1:]) for array in inputs]
         key = (batch, training, *shapes)
         plan = self.plans.pop(key, None)
@@ -279,8 +275,8 @@ class Model:
         """
         if not self.losses:
             raise DhhpcError(f"{self.name}: built without losses; give build() one an output")
-        if len(targets) != len(self.outputs):
-            raise DhhpcError(f"{self.name}: {len(targets)} target arrays for {len(self.outputs)} outputs")
+        inputs = as_inputs(inputs, self.inputs, self.name)
+        targets = as_targets(targets, self.outputs, self.name, inputs)
         plan = self.plan(inputs, training=True)
         self.randomness.step = self.optimizer.step_count if self.optimizer is not None else 0
         self.randomness.first_sample = first_sample
@@ -321,11 +317,12 @@ class Model:
 
         Images may have another size than Input declared where every layer allows it.
         """
+        inputs = as_inputs(inputs, self.inputs, self.name)
         count = len(inputs[0])
-        size = batch_size or max(count, 1)
+        size = batch_size or count
         parts: list[list[Array]] = []
-        for start in range(0, max(count, 1), size):
-            batch = [np.asarray(array)[start : start + size] for array in inputs]
+        for start in range(0, count, size):
+            batch = [array[start : start + size] for array in inputs]
             parts.append([output.copy() for output in self.plan(batch, training=False).forward(batch)])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
@@ -337,15 +334,17 @@ class Model:
         Raises:
             NotFiniteError: a loss is NaN or infinite.
         """
+        inputs = as_inputs(inputs, self.inputs, self.name)
+        targets = as_targets(targets, self.outputs, self.name, inputs)
         count = len(inputs[0])
         totals: dict[str, float] = {}
         for start in range(0, count, batch_size):
-            batch = [np.asarray(array)[start : start + batch_size] for array in inputs]
+            batch = [array[start : start + batch_size] for array in inputs]
             plan = self.plan(batch, training=False)
             predictions = plan.forward(batch)
             weight = len(batch[0]) / count
             for number, prediction in enumerate(predictions):
-                part = np.asarray(targets[number])[start : start + batch_size]
+                part = targets[number][start : start + batch_size]
                 expected = as_target(part, prediction.shape, self.outputs[number].describe())
                 found = {"loss": self.losses[number].value(self.kernels, prediction, expected)}
                 if not math.isfinite(found["loss"]):
@@ -370,6 +369,8 @@ class Model:
         `report(epoch, results)` is called after each epoch. For shards, ranks and checkpoints there is
         `dhhpc.training`.
         """
+        inputs = as_inputs(inputs, self.inputs, self.name)
+        targets = as_targets(targets, self.outputs, self.name, inputs)
         count = len(inputs[0])
         history = []
         for epoch in range(epochs):
@@ -378,8 +379,7 @@ class Model:
             for start in range(0, count, batch_size):
                 chosen = order[start : start + batch_size]
                 found = self.train_batch(
-                    [np.asarray(array)[chosen] for array in inputs],
-                    [np.asarray(array)[chosen] for array in targets],
+                    [array[chosen] for array in inputs], [array[chosen] for array in targets]
                 )
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value * len(chosen) / count

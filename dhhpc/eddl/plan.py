@@ -11,7 +11,6 @@ import numpy as np
 
 from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape
 from dhhpc.eddl.memory import Block, place
-from dhhpc.errors import DhhpcError
 
 
 @dataclass
@@ -102,8 +101,6 @@ class Plan:
             sources = parents[index]
             shapes = [self.steps[source].shape for source in sources]
             shape = input_shapes[index] if index in input_shapes else layer.output_shape(*shapes)
-            if index in input_shapes and (len(shape), shape[0]) != (len(layer.shape), layer.shape[0]):
-                raise DhhpcError(f"{layer.describe()}: takes samples of shape {layer.shape}, found {shape}")
             value = None
             if sources and (layer.view or self.may_overwrite(index, sources[0], consumers, sharing)):
                 block = self.steps[sources[0]].value.block

@@ -43,7 +43,7 @@ class Dense(Layer):
             )
         known = getattr(self, "shape", None)
         if known is not None and shapes[0] != self.parents[0].shape:
-            raise self.refuse(f"{shapes[0][0]} features where its weights take {self.parents[0].shape[0]}")
+            raise self.refuse(f"input of shape {shapes[0]} where its weights take {self.parents[0].shape}")
         return (self.units,)
 
     def parameters(self) -> list[Parameter]:
