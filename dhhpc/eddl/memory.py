@@ -14,13 +14,13 @@ class Block:
 
     Attributes:
         size: in bytes.
-        first, last: the steps, both included, between which its content must survive.
+        first, last: the times, both included, between which its content must survive.
         offset: from the arena's start, in bytes, once placed.
     """
 
     size: int
-    first: int
-    last: int
+    first: float
+    last: float
     offset: int = 0
 
 

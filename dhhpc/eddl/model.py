@@ -55,6 +55,7 @@ class Model:
         self.metrics: list[str] = []
         self.plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self.arena: Array = np.empty(0, np.uint8)
+        self.memory = "full"
         self.built = False
 
     def name_layers(self) -> None:
@@ -78,6 +79,7 @@ class Model:
         metrics: Sequence[str] = (),
         device: str = "cpu",
         seed: int | None = 1,
+        memory: str = "full",
     ) -> None:
         """Choose the backend, draw the parameters and prepare the optimizer.
 
@@ -88,6 +90,8 @@ class Model:
             device: "cpu".
             seed: of the parameters and of dropout; the same seed gives the same ones bit for bit. None keeps
                 those it has.
+            memory: "full", or "low" to compute values again for the backward pass in place of keeping them:
+                less memory, the same numbers bit for bit, up to one more forward pass a step.
 
         Raises:
             DhhpcError: an unknown name, or another number of losses than outputs.
@@ -98,6 +102,9 @@ class Model:
             raise DhhpcError(
                 f"{self.name}: {len(losses)} losses for {len(self.outputs)} outputs; give one an output"
             )
+        if memory not in ("full", "low"):
+            raise DhhpcError(f"{self.name}: memory {memory!r} is unknown; choose full or low")
+        self.memory = memory
         try:
             self.kernels = dhhpc_kernels.backend(device)
         except ValueError as error:
@@ -251,7 +258,7 @@ class Model:
             and self.layers[output].parents[0] not in self.outputs
         )
         inputs = [self.position[id(layer)] for layer in self.inputs]
-        return Plan(self.layers, inputs, outputs, shapes, batch, training, fused, self.kernels)
+        return Plan(self.layers, inputs, outputs, shapes, batch, training, fused, self.kernels, self.memory)
 
     def compute_gradients(
         self, inputs: Sequence[Array], targets: Sequence[Array], first_sample: int = 0

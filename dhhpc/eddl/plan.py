@@ -11,6 +11,7 @@ import numpy as np
 
 from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape
 from dhhpc.eddl.memory import Block, place
+from dhhpc.eddl.recomputation import Recomputation
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Plan:
         fused: positions of output activations whose backward the loss does itself, with a gradient with
             respect to the activation's input.
         kernels: the backend's kernels.
+        memory: "full", or "low" to give up values and compute them again, see `recomputation`.
     """
 
     def __init__(
@@ -70,22 +72,25 @@ class Plan:
         training: bool,
         fused: frozenset[int],
         kernels: ModuleType,
+        memory: str = "full",
     ) -> None:
         self.layers, self.inputs, self.outputs, self.batch = layers, list(inputs), list(outputs), batch
         self.training, self.fused, self.kernels = training, fused, kernels
         self.blocks: list[Block] = []
         self.steps: list[LayerPlan] = []
         self.bound: list[Buffers] = []
+        self.backward_bound: list[Buffers] = []
         self.arena: Array | None = None
         position = {id(layer): index for index, layer in enumerate(layers)}
         parents = [[position[id(parent)] for parent in layer.parents] for layer in layers]
-        consumers: list[list[int]] = [[] for _ in layers]
+        self.consumers: list[list[int]] = [[] for _ in layers]
         for index, sources in enumerate(parents):
             for source in sources:
-                consumers[source].append(index)
-        self.plan_forward(parents, consumers, dict(zip(inputs, input_shapes, strict=True)))
+                self.consumers[source].append(index)
+        self.plan_forward(parents, self.consumers, dict(zip(inputs, input_shapes, strict=True)))
         if training:
             self.plan_backward()
+        self.recomputation = Recomputation(self) if training and memory == "low" else None
         self.size = place(self.blocks)
 
     # -- forward -------------------------------------------------------------------------------------------
@@ -193,13 +198,26 @@ class Plan:
     def backward_time(self, index: int) -> int:
         return 2 * len(self.layers) - index
 
-    def slot(self, shape: Shape, first: int, last: int, dtype: Any = np.float32) -> Slot:
+    def backward_reads(self, index: int) -> list[int]:
+        """The times at which backward passes read the output of layer `index`."""
+        readers = [
+            reader for reader in self.consumers[index] if "inputs" in self.layers[reader].backward_uses
+        ]
+        if "output" in self.layers[index].backward_uses:
+            readers.append(index)
+        return [self.backward_time(reader) for reader in readers if self.steps[reader].trains]
+
+    def read_by_loss(self, index: int) -> bool:
+        """Whether a loss or the caller reads the output of layer `index`."""
+        return index in self.outputs or any(reader in self.fused for reader in self.consumers[index])
+
+    def slot(self, shape: Shape, first: float, last: float, dtype: Any = np.float32) -> Slot:
         block = Block(int(np.prod(shape)) * np.dtype(dtype).itemsize, first, last)
         self.blocks.append(block)
         return Slot(block, shape, dtype)
 
     @staticmethod
-    def extend(slot: Slot, last: int) -> None:
+    def extend(slot: Slot, last: float) -> None:
         slot.block.last = max(slot.block.last, last)
 
     # -- running -------------------------------------------------------------------------------------------
@@ -233,6 +251,7 @@ class Plan:
                     buffers.grad_output if same else None if slot is None else slot.view(arena)
                 )
             self.bound.append(buffers)
+        self.backward_bound = self.recomputation.bind(arena, self.bound) if self.recomputation else self.bound
         self.sums = [
             [(addend.view(arena), total.view(arena)) for addend, total in step.accumulated]
             for step in self.steps
@@ -268,7 +287,9 @@ class Plan:
     def backward(self) -> None:
         """Run every layer that trains backward, from the gradients that the losses wrote."""
         for index in reversed(range(len(self.steps))):
-            step, buffers = self.steps[index], self.bound[index]
+            step, buffers = self.steps[index], self.backward_bound[index]
+            if self.recomputation is not None:
+                self.recomputation.run(index, self.backward_bound)
             if not step.trains:
                 continue
             workspace = self.backward_workspaces[index]

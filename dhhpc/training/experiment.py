@@ -114,6 +114,8 @@ class Experiment(Document):
         augmentations: random changes of training samples, in order.
         parallel: how ranks learn together.
         checkpoint: when and which.
+        memory: `full`, or `low` to compute values again for the backward pass in place of keeping them: the
+            same parameters bit for bit, in less memory and more time.
         threads: of each rank; unless given, its share of the machine's cores.
         seed: of parameters, order, patches and augmentations.
         output: the run folder, relative to the experiment's file.
@@ -131,6 +133,7 @@ class Experiment(Document):
     augmentations: list[Augmentation] = []
     parallel: Parallel = Gradient()
     checkpoint: CheckpointChoice = CheckpointChoice()
+    memory: Literal["full", "low"] = "full"
     threads: pydantic.PositiveInt | None = None
     seed: pydantic.NonNegativeInt = 1
     output: Path | None = None

@@ -120,7 +120,13 @@ class Trainer:
         )
         self.model = create_network(experiment, self.shards, create)
         self.optimizer = experiment.optimizer.create()
-        self.model.build(self.optimizer, [experiment.loss], experiment.metrics, seed=experiment.seed)
+        self.model.build(
+            self.optimizer,
+            [experiment.loss],
+            experiment.metrics,
+            seed=experiment.seed,
+            memory=experiment.memory,
+        )
         self.meeting = Meeting(world)
         self.method = experiment.parallel.create(world, self.model, self.meeting)
         self.history: list[dict[str, Any]] = []

@@ -116,6 +116,15 @@ def test_the_same_seed_gives_the_same_parameters(discs, tmp_path, method):
     assert any(one[name].tobytes() != other[name].tobytes() for name in one)
 
 
+def test_low_memory_gives_the_same_parameters_and_may_be_changed_on_resuming(discs, tmp_path):
+    changes = {"network": {"name": "unet", "channels": [4, 8]}, "optimizer": {"name": "adam"}}
+    full = run(discs, tmp_path / "full", epochs=3, **changes)
+    run(discs, tmp_path / "low", epochs=2, memory="low", **changes)
+    document = synthetic.experiment_document(discs, tmp_path / "low", epochs=3, **changes)
+    low = train(Experiment.model_validate(document), World(), zoo.create, resume=True)
+    assert_identical(parameters(full), parameters(low))
+
+
 def test_classification(tmp_path):
     shards = synthetic.write_stripes(tmp_path / "stripes", {"training": 60, "validation": 30})
     record = run(
