@@ -2,6 +2,9 @@
 
 from dhhpc.eddl.finiteness import NotFiniteError
 from dhhpc.eddl.layers import (
+    GRU,
+    LSTM,
+    RNN,
     Add,
     AveragePool1D,
     AveragePool2D,
@@ -12,6 +15,7 @@ from dhhpc.eddl.layers import (
     ConvTranspose2D,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     GlobalAveragePool,
     GlobalAveragePool2D,
@@ -33,6 +37,9 @@ from dhhpc.eddl.onnx_format import export_onnx, import_onnx
 from dhhpc.eddl.optimizers import SGD, Adam, Optimizer
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "SGD",
     "Adam",
     "Add",
@@ -45,6 +52,7 @@ __all__ = [
     "ConvTranspose2D",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAveragePool",
     "GlobalAveragePool2D",

@@ -11,6 +11,7 @@ import dhhpc
 from dhhpc.eddl.graph import AXES, Layer, OnnxNode
 from dhhpc.eddl.layers import OPERATORS, Add, Dense, Flatten, Input
 from dhhpc.eddl.model import Model
+from dhhpc.eddl.onnx_sequences import RECURRENT, Sequences
 from dhhpc.errors import DhhpcError
 from dhhpc.files import replacing
 
@@ -121,26 +122,29 @@ def from_onnx(model: onnx.ModelProto, input_shape: tuple[int, ...] | None = None
             continue
         layers[entry.name] = Input(input_extents(entry, declared, input_shape), name=entry.name)
     inputs = list(layers.values())
+    sequences = Sequences(graph, layers, constants)
     values: list[tuple[Layer, list[np.ndarray[Any, Any]]]] = []
     for node in graph.node:
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(attributes["value"])
             continue
+        if sequences.take(node, attributes):
+            continue
         kind: type[Layer] | None = Add if node.op_type == "Sum" else OPERATORS.get(node.op_type)
         if kind is None:
             raise DhhpcError(
                 f"ONNX operator {node.op_type} is not supported; known: {', '.join(sorted(OPERATORS))}"
             )
-        sources = [layers[name] for name in node.input if name in layers]
-        arrays = [constants[name] for name in node.input if name in constants]
-        unknown = [name for name in node.input if name and name not in layers and name not in constants]
-        if unknown or not sources:
-            raise DhhpcError(f"ONNX node {node.name or node.op_type}: input {unknown or 'list'} is no layer")
-        seen = OnnxNode(node.op_type, attributes, sources, arrays)
-        layer = kind.from_onnx(seen)
-        layer.name = node.output[0]
-        layers[node.output[0]] = layer
+        if node.op_type in RECURRENT:
+            seen = sequences.recurrent(node, attributes)
+            layer = kind.from_onnx(seen)
+            sequences.put(node, layer, seen.attributes["return_sequences"])
+        else:
+            seen = plain_node(node, attributes, layers, constants)
+            layer = kind.from_onnx(seen)
+            layer.name = node.output[0]
+            layers[node.output[0]] = layer
         if layer.parameters():
             values.append((layer, seen.constants))
     net = Model(inputs, [layers[entry.name] for entry in graph.output], name=graph.name or "model")
@@ -151,6 +155,21 @@ def from_onnx(model: onnx.ModelProto, input_shape: tuple[int, ...] | None = None
         for view, array in zip(net.parameter_views[index] + net.statistic_views[index], arrays, strict=True):
             view[...] = array.reshape(view.shape)
     return net
+
+
+def plain_node(
+    node: Any,
+    attributes: dict[str, Any],
+    layers: dict[str, Layer],
+    constants: dict[str, np.ndarray[Any, Any]],
+) -> OnnxNode:
+    """A node as `from_onnx` of its layer takes it."""
+    sources = [layers[name] for name in node.input if name in layers]
+    arrays = [constants[name] for name in node.input if name in constants]
+    unknown = [name for name in node.input if name and name not in layers and name not in constants]
+    if unknown or not sources:
+        raise DhhpcError(f"ONNX node {node.name or node.op_type}: input {unknown or 'list'} is no layer")
+    return OnnxNode(node.op_type, attributes, sources, arrays)
 
 
 def input_extents(

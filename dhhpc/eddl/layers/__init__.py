@@ -5,6 +5,7 @@ from dhhpc.eddl.layers.activations import ReLU, Sigmoid, Softmax
 from dhhpc.eddl.layers.convolution import Conv2D, ConvTranspose2D
 from dhhpc.eddl.layers.dense import Dense
 from dhhpc.eddl.layers.dropout import Dropout
+from dhhpc.eddl.layers.embedding import Embedding
 from dhhpc.eddl.layers.merging import Add, Concat
 from dhhpc.eddl.layers.normalization import (
     BatchNormalization,
@@ -23,6 +24,7 @@ from dhhpc.eddl.layers.pooling import (
     MaxPool2D,
     MaxPool3D,
 )
+from dhhpc.eddl.layers.recurrent import GRU, LSTM, RNN
 from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
 
 ALL: tuple[type[Layer], ...] = (
@@ -50,6 +52,10 @@ ALL: tuple[type[Layer], ...] = (
     Add,
     Flatten,
     UpSampling2D,
+    Embedding,
+    LSTM,
+    GRU,
+    RNN,
 )
 OPERATORS = {layer.operator: layer for layer in ALL if layer.operator}
 

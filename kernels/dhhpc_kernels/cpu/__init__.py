@@ -28,6 +28,7 @@ from dhhpc_kernels.cpu.convolution import (
 from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
 from dhhpc_kernels.cpu.dropout import dropout
 from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
+from dhhpc_kernels.cpu.embedding import embedding_backward, embedding_forward
 from dhhpc_kernels.cpu.group_normalization import (
     group_normalization_backward,
     group_normalization_forward,
@@ -48,6 +49,7 @@ from dhhpc_kernels.cpu.pooling import (
     max_pooling_backward,
     max_pooling_forward,
 )
+from dhhpc_kernels.cpu.recurrent import recurrent_backward, recurrent_forward, recurrent_workspace
 from dhhpc_kernels.cpu.resampling import upsample_backward, upsample_forward
 from dhhpc_kernels.cpu.softmax_cross_entropy import softmax_cross_entropy
 from dhhpc_kernels.cpu.transposed_convolution import (
@@ -79,6 +81,8 @@ __all__ = [
     "dense_forward",
     "dice",
     "dropout",
+    "embedding_backward",
+    "embedding_forward",
     "explain_convolution",
     "group_normalization_backward",
     "group_normalization_forward",
@@ -87,6 +91,9 @@ __all__ = [
     "max_pooling_forward",
     "mean_absolute_error",
     "mean_squared_error",
+    "recurrent_backward",
+    "recurrent_forward",
+    "recurrent_workspace",
     "relu_backward",
     "relu_forward",
     "sgd_step",

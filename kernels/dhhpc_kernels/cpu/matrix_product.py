@@ -1,0 +1,163 @@
+"""Matrix products on the register-blocked inner loop, with the same bits on any number of threads.
+
+Both factors are packed into panels, a piece of their common dimension at a time, so that the inner loop reads
+them one after the other from the caches (Goto and van de Geijn 2008). BLAS splits sums in another way on each
+number of threads; here each number of the result is summed in one order.
+"""
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
+from dhhpc_kernels.cpu.workspace import check_workspace
+from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
+
+F = np.float32
+
+DEPTH = 512  # of a piece: a panel of columns stays in the second-level cache, one of rows in the first
+HEIGHT = 2048  # rows packed at once, which bounds the workspace
+_BAND = 24  # panels of rows that stay in the second-level cache while the columns go by
+# Below this many multiplications a share takes about as long as handing it to a thread.
+_LEAST_PRODUCTS = 2**20
+
+
+def panels(lines: int, width: int) -> int:
+    """Panels of `width` lines that hold so many."""
+    return -(-lines // width)
+
+
+def row_steps(depth: int) -> np.ndarray:
+    """The offsets by which multiply_tile walks down a packed panel of columns."""
+    return np.arange(depth, dtype=np.int64) * COLUMNS
+
+
+@compile_kernel
+def pack_panels(
+    source: np.ndarray,
+    line_step: int,
+    depth_step: int,
+    lines: int,
+    depth: int,
+    width: int,
+    packed: np.ndarray,
+    first: int,
+    last: int,
+) -> None:
+    """packed[p, k, i] = source[(p*width + i)*line_step + k*depth_step], 0 past the last line; both flat.
+
+    p from first to last, k below depth, i below width.
+    """
+    for p in range(first, last):
+        full = min(width, lines - p * width)
+        begin = p * width * line_step
+        for k in range(depth):
+            line = packed[(p * depth + k) * width : (p * depth + k + 1) * width]
+            place = begin + k * depth_step
+            if line_step == 1:
+                values = source[place : place + full]
+                for i in range(full):
+                    line[i] = values[i]
+            else:
+                for i in range(full):
+                    line[i] = source[place + i * line_step]
+            for i in range(full, width):
+                line[i] = F(0)
+
+
+@compile_kernel
+def _multiply(
+    left: np.ndarray,
+    right: np.ndarray,
+    offsets: np.ndarray,
+    rows: int,
+    columns: int,
+    out: np.ndarray,
+    pitch: int,
+    add: bool,
+    first_row: int,
+    last_row: int,
+    first_column: int,
+    last_column: int,
+) -> None:
+    """out[i*pitch + j] = or += the product of two packed pieces, over the given panels of rows and columns."""
+    depth = offsets.size
+    tile = np.empty(ROWS * COLUMNS, np.float32)
+    for band in range(first_row, last_row, _BAND):
+        for q in range(first_column, last_column):
+            width = min(COLUMNS, columns - q * COLUMNS)
+            for p in range(band, min(band + _BAND, last_row)):
+                multiply_tile(
+                    left, p * ROWS * depth, offsets, 0, depth, right, q * COLUMNS * depth, tile, 0, COLUMNS
+                )
+                for i in range(min(ROWS, rows - p * ROWS)):
+                    start = (p * ROWS + i) * pitch + q * COLUMNS
+                    target = out[start : start + width]
+                    sums = tile[i * COLUMNS : i * COLUMNS + width]
+                    if add:
+                        for j in range(width):
+                            target[j] += sums[j]
+                    else:
+                        for j in range(width):
+                            target[j] = sums[j]
+
+
+def matrix_product_workspace(rows: int, depth: int, columns: int) -> int:
+    """The float32 numbers that matrix_product needs as workspace."""
+    lines = panels(min(rows, HEIGHT), ROWS) * ROWS + panels(columns, COLUMNS) * COLUMNS
+    return min(depth, DEPTH) * lines
+
+
+def matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.ndarray) -> None:
+    """out (M,N) = a (M,K) times b (K,N), float32, K at least 1.
+
+    a and b may be transposed or sliced views; out's rows are contiguous.
+    """
+    (rows, depth), columns = a.shape, b.shape[1]
+    check_workspace(workspace, matrix_product_workspace(rows, depth, columns))
+    piece = min(depth, DEPTH)
+    row_panels, column_panels = panels(min(rows, HEIGHT), ROWS), panels(columns, COLUMNS)
+    left = workspace[: row_panels * ROWS * piece]
+    right = workspace[left.size : left.size + column_panels * COLUMNS * piece]
+    for k in range(0, depth, DEPTH):
+        size = min(DEPTH, depth - k)
+        _pack(b[k : k + size].T, COLUMNS, right)
+        offsets = row_steps(size)
+        for row in range(0, rows, HEIGHT):
+            height = min(HEIGHT, rows - row)
+            _pack(a[row : row + height, k : k + size], ROWS, left)
+            target = flat(out[row : row + height])
+            arguments = (left, right, offsets, height, columns, target, out.strides[0] // 4, k > 0)
+            _share_multiply(arguments, panels(height, ROWS), column_panels, height * size * columns)
+
+
+def flat(view: np.ndarray) -> np.ndarray:
+    """The memory from a matrix's first number to its last, as a vector. No step may be negative."""
+    span = 1 + sum((count - 1) * stride for count, stride in zip(view.shape, view.strides, strict=True)) // 4
+    return np.lib.stride_tricks.as_strided(view, (span,), (4,))
+
+
+def _pack(lines: np.ndarray, width: int, packed: np.ndarray) -> None:
+    count, depth = lines.shape
+    line_step, depth_step = (stride // 4 for stride in lines.strides)
+    run_shares(
+        pack_panels,
+        panels(count, width),
+        2 * lines.size,
+        flat(lines),
+        line_step,
+        depth_step,
+        count,
+        depth,
+        width,
+        packed,
+    )
+
+
+def _share_multiply(arguments: tuple, row_panels: int, column_panels: int, products: int) -> None:
+    """Share the larger side out to the threads."""
+    parts = threads() if products >= _LEAST_PRODUCTS else 1
+    if row_panels > column_panels:
+        calls = [(*arguments, *share, 0, column_panels) for share in shares(row_panels, parts)]
+    else:
+        calls = [(*arguments, 0, row_panels, *share) for share in shares(column_panels, parts)]
+    run_parallel(_multiply, calls)
