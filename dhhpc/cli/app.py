@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "submit",
     "jobs",
     "site",
+    "kernels",
 )
 
 app = typer.Typer(

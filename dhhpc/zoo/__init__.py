@@ -12,8 +12,14 @@ from dhhpc.errors import DhhpcError
 from dhhpc.zoo.convnet import convnet
 from dhhpc.zoo.resnet import resnet18
 from dhhpc.zoo.unet import unet
+from dhhpc.zoo.vgg import vgg16
 
-NETWORKS: dict[str, Callable[..., Model]] = {"convnet": convnet, "resnet18": resnet18, "unet": unet}
+NETWORKS: dict[str, Callable[..., Model]] = {
+    "convnet": convnet,
+    "resnet18": resnet18,
+    "unet": unet,
+    "vgg16": vgg16,
+}
 
 
 def names() -> list[str]:

@@ -1,0 +1,102 @@
+"""Our side of every kind of case: from a case to a function whose call is one repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+
+import numpy as np
+
+from dhhpc import eddl
+from dhhpc.benchmarks.cases import (
+    AdamStep,
+    Case,
+    Convolution,
+    Inference,
+    Network,
+    SoftmaxCrossEntropy,
+    Training,
+)
+
+Call = Callable[[], object]
+
+
+def set_threads(count: int) -> None:
+    import dhhpc_kernels
+
+    dhhpc_kernels.set_threads(count)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+@singledispatch
+def prepare(case: Case) -> Call:
+    """The function to time; its arrays are made here."""
+    raise NotImplementedError(type(case).__name__)
+
+
+@prepare.register
+def convolution(case: Convolution) -> Call:
+    from dhhpc_kernels import cpu
+
+    options = (case.stride, case.padding, (1, 1), case.groups)
+    x, weight, out = normal(*case.x_shape), normal(*case.weight_shape), normal(*case.out_shape)
+    workspace = np.empty(cpu.convolution_workspace(case.x_shape, case.weight_shape, *options), np.float32)
+    match case.direction:
+        case "forward":
+            return lambda: cpu.convolution_forward(x, weight, None, out, workspace, *options)
+        case "backward-data":
+            return lambda: cpu.convolution_backward_data(out, weight, x, workspace, *options)
+    return lambda: cpu.convolution_backward_weights(x, out, weight, None, workspace, *options)
+
+
+@prepare.register
+def adam(case: AdamStep) -> Call:
+    from dhhpc_kernels import cpu
+
+    parameters, gradients = normal(case.parameters), normal(case.parameters)
+    optimizer = eddl.Adam()
+    optimizer.build(case.parameters)
+    return lambda: optimizer.step(cpu, parameters, gradients)
+
+
+@prepare.register
+def softmax_cross_entropy(case: SoftmaxCrossEntropy) -> Call:
+    from dhhpc_kernels import cpu
+
+    logits = normal(case.batch, case.classes)
+    targets = np.zeros_like(logits)
+    targets[np.arange(case.batch), classes(case.batch, case.classes)] = 1
+    gradient = np.empty_like(logits)
+    return lambda: cpu.softmax_cross_entropy(logits, targets, gradient)
+
+
+@prepare.register
+def training(case: Training) -> Call:
+    model = case.create()
+    loss = "binary_cross_entropy" if case.classes == 1 else "categorical_cross_entropy"
+    model.build(eddl.SGD(0.01, momentum=0.9), [loss])
+    images = normal(case.batch, *case.input_shape)
+    wanted = targets(case, model)
+    return lambda: model.train_batch([images], [wanted])
+
+
+@prepare.register
+def inference(case: Inference) -> Call:
+    model = case.create()
+    model.build()
+    images = normal(case.batch, *case.input_shape)
+    return lambda: model.predict([images])
+
+
+def targets(case: Network, model: eddl.Model) -> np.ndarray:
+    """Classes (batch,), or with one output a mask of its shape."""
+    if case.classes == 1:
+        return (normal(case.batch, *model.outputs[0].shape) > 0).astype(np.float32)
+    return classes(case.batch, case.classes)
+
+
+def classes(batch: int, count: int) -> np.ndarray:
+    return np.random.default_rng(batch).integers(0, count, batch)

@@ -1,0 +1,80 @@
+"""`dhhpc kernels`: the compiled kernels of the tensor core, and how fast they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+BENCH = "Example: dhhpc kernels bench --peer torch --only resnet18"
+
+
+def register(app: typer.Typer) -> None:
+    verb = typer.Typer(no_args_is_help=True, help="The kernels of the tensor core.", epilog=BENCH)
+    verb.command("bench", epilog=BENCH)(bench)
+    app.add_typer(verb, name="kernels")
+
+
+def bench(
+    peer: Annotated[str | None, typer.Option(help="Time this library beside dhhpc: torch.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only benchmarks with this in their names.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each benchmark.")] = 7,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each side; all cores unless given.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the algorithm of each convolution; measure nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Time layers and networks, alone or in turn with PyTorch's channels_last.
+
+    ratio: the peer's time over ours. MB: what a call must read or write. peak MB: memory of the process.
+    """
+    import json
+    import platform
+    from importlib.metadata import version
+
+    import dhhpc_kernels
+
+    from dhhpc import benchmarks
+    from dhhpc.benchmarks import table
+
+    cases = benchmarks.select(only or [])
+    if explain:
+        rows = benchmarks.explain(cases)
+        print(json.dumps(rows, indent=2) if as_json else "\n".join(table.columns(rows)))
+        return
+    if peer is not None:
+        benchmarks.check_peer(peer)
+    threads = threads or dhhpc_kernels.threads()
+    peak = benchmarks.measured_peak(threads)
+    names = [case.name for case in cases]
+    if not as_json:
+        print(f"{threads} threads, measured peak {peak:.0f} GFLOP/s, {rounds} rounds", flush=True)
+        print(table.heading(names), flush=True)
+    results = []
+    for result in benchmarks.run(cases, peer, rounds, threads, peak):
+        results.append(result)
+        if not as_json:
+            print(table.line(result, names), flush=True)
+    means = benchmarks.geometric_means(results)
+    if as_json:
+        document = {
+            "host": platform.node(),
+            "threads": threads,
+            "rounds": rounds,
+            "peak_gflops": peak,
+            "peer": peer,
+            "versions": {
+                name: version(name) for name in ["dhhpc", "numba", "numpy", *([peer] if peer else [])]
+            },
+            "results": [result.document() for result in results],
+            "geometric_means": means,
+        }
+        print(json.dumps(document, indent=2))
+        return
+    for kind, mean in means.items():
+        print(f"geometric mean of {kind}: {mean:.2f}")
