@@ -6,13 +6,56 @@ from typing import Annotated
 
 import typer
 
+BUILD = "Example: DHHPC_CACHE_DIR=$WORK/dhhpc-cache dhhpc kernels build"
 BENCH = "Example: dhhpc kernels bench --peer torch --only resnet18"
 
 
 def register(app: typer.Typer) -> None:
     verb = typer.Typer(no_args_is_help=True, help="The kernels of the tensor core.", epilog=BENCH)
+    verb.command("build", epilog=BUILD)(build)
     verb.command("bench", epilog=BENCH)(bench)
     app.add_typer(verb, name="kernels")
+
+
+def build(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compile every kernel for this machine's processor, so that no job has to.
+
+    The compiled kernels lie in $DHHPC_CACHE_DIR, by default ~/.cache/dhhpc. Build them on a node of the kind
+    that the job will run on.
+    """
+    import json
+    import time
+
+    from dhhpc_kernels.cache import cache_folder, unkept
+    from dhhpc_kernels.compilation import compilations
+
+    from dhhpc.eddl.warm_up import warm_up
+    from dhhpc.errors import DhhpcError
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DhhpcError(f"{folder}: {error.strerror}; set DHHPC_CACHE_DIR to a writable folder") from None
+    started = time.perf_counter()
+    warm_up()
+    seconds = time.perf_counter() - started
+    counts = compilations()
+    if unkept:
+        raise DhhpcError(f"{folder}: {len(unkept)} kernels were compiled but could not be kept there")
+    compiled = sum(count > 0 for count in counts.values())
+    if as_json:
+        document = {
+            "folder": str(folder),
+            "kernels": len(counts),
+            "compiled": compiled,
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        print(f"{len(counts)} kernels, {compiled} of them compiled now, {seconds:.1f} s: {folder}")
 
 
 def bench(

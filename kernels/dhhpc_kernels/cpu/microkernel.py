@@ -8,16 +8,15 @@ A block is ROWS x VECTORS sums: with the loaded operands it just fills the regis
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+from dhhpc_kernels.target import vector_registers
 
-LANES = 16 if _WIDE else 8  # float32 in a vector
-ROWS = 8 if _WIDE else 4  # of a block; 32 vector registers with AVX-512, 16 with AVX2
+LANES, _REGISTERS = vector_registers()  # float32 in a vector
+ROWS = 8 if _REGISTERS == 32 else 4  # of a block
 VECTORS = 3
 COLUMNS = LANES * VECTORS
 
