@@ -1,7 +1,7 @@
 """The world of ranks, averaging over it, and how work is dealt to it. Knows arrays, not networks."""
 
 from dhhpc.mpi.averaging import average
-from dhhpc.mpi.cores import cores_per_rank
+from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import failing_together
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.workload import share
@@ -15,5 +15,6 @@ __all__ = [
     "cores_per_rank",
     "failing_together",
     "launch",
+    "pin_to_cores",
     "share",
 ]

@@ -1,10 +1,16 @@
-"""How many cores each rank may use."""
+"""Which cores each rank runs on, and how many that are."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from dhhpc.mpi.workload import share
 from dhhpc.mpi.world import World
+
+TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology"
 
 
 def cores_per_rank(world: World) -> int:
@@ -13,6 +19,61 @@ def cores_per_rank(world: World) -> int:
     A launcher may bind each rank to its own cores or let all run everywhere: the union of the affinity masks
     on a machine over the number of its ranks is right for both. All ranks must call this.
     """
-    mine = (world.host, world.local_rank, sorted(os.sched_getaffinity(0)))
-    masks = [mask for host, _, mask in world.allgather_object(mine) if host == world.host]
+    masks = [mask for _, mask in masks_here(world)]
     return max(1, len({core for mask in masks for core in mask}) // world.local_size)
+
+
+def pin_to_cores(world: World) -> set[int]:
+    """Keep every thread of this rank on cores of its own; returns them. All ranks must call this.
+
+    Ranks that may run on the same cores divide them. A rank that its launcher has bound shares its cores with
+    nobody and keeps them; so do ranks that are more than their cores.
+    """
+    mine = sorted(os.sched_getaffinity(0))
+    sharing = sorted(rank for rank, mask in masks_here(world) if mask == mine)
+    part = own_part(mine, sharing.index(world.local_rank), len(sharing))
+    if part != mine:
+        # A mask is a thread's, and BLAS has started its threads when it was loaded.
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(int(thread), part)
+    return set(part)
+
+
+def masks_here(world: World) -> list[tuple[int, list[int]]]:
+    """(local rank, cores it may run on) of every rank of this machine."""
+    mine = (world.host, world.local_rank, sorted(os.sched_getaffinity(0)))
+    return [(rank, mask) for host, rank, mask in world.allgather_object(mine) if host == world.host]
+
+
+def place_of(core: int) -> tuple[int, int]:
+    """The processor package of a logical core, and the first of the logical cores on its physical one.
+
+    Both 0 and the core itself where the system does not tell.
+    """
+    folder = Path(TOPOLOGY.format(core))
+    try:
+        siblings = (folder / "thread_siblings_list").read_text()
+        return int((folder / "physical_package_id").read_text()), int(
+            siblings.replace("-", ",").split(",")[0]
+        )
+    except (OSError, ValueError):
+        return 0, core
+
+
+def own_part(
+    cores: Sequence[int], index: int, count: int, place: Callable[[int], tuple[int, int]] = place_of
+) -> list[int]:
+    """The logical cores of rank `index` of `count` that share `cores`; all of them if they are too few.
+
+    Neighbours in a package stay together, and so do the hardware threads of a core while there are enough.
+    """
+    physical: dict[tuple[int, int], list[int]] = {}
+    for core in sorted(cores, key=lambda core: (place(core), core)):
+        physical.setdefault(place(core), []).append(core)
+    pieces = list(physical.values())
+    if len(pieces) < count:
+        pieces = [[core] for piece in pieces for core in piece]
+    if len(pieces) < count:
+        return sorted(cores)
+    return sorted(core for i in share(len(pieces), index, count) for core in pieces[i])

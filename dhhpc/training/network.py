@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import numpy as np
 from dhhpc.data.shards import ShardSet
 from dhhpc.eddl import Model
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World, cores_per_rank
+from dhhpc.mpi import World, cores_per_rank, pin_to_cores
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.run_record import RunRecord
 
@@ -54,13 +53,15 @@ def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Exper
 
 
 def use_threads(world: World, requested: int | None) -> int:
-    """Let this rank compute with `requested` threads, by default its share of the machine's cores (at most
-    OMP_NUM_THREADS where that is set); returns how many. All ranks must call this."""
+    """Put this rank on its own cores of the machine, and let kernels and BLAS compute with `requested`
+    threads, by default one a core (at most OMP_NUM_THREADS or SLURM_CPUS_PER_TASK where that is set).
+
+    Returns how many threads. All ranks must call this.
+    """
     import dhhpc_kernels
 
-    cores = cores_per_rank(world)
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    threads = requested or (min(cores, int(limit)) if limit.isdigit() and int(limit) else cores)
+    pin_to_cores(world)
+    threads = requested or dhhpc_kernels.default_threads(cores_per_rank(world))
     dhhpc_kernels.set_threads(threads)
     return threads
 

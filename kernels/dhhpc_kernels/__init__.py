@@ -4,7 +4,7 @@
 with the same meaning, so the floor above never asks which device it runs on.
 """
 
-from dhhpc_kernels.parallel import set_threads, threads
+from dhhpc_kernels.parallel import default_threads, set_threads, threads
 from dhhpc_kernels.registry import backend
 
-__all__ = ["backend", "set_threads", "threads"]
+__all__ = ["backend", "default_threads", "set_threads", "threads"]

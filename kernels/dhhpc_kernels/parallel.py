@@ -6,18 +6,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def _initial_threads() -> int:
-    """OMP_NUM_THREADS where it is set (as BLAS reads it), else the CPUs this process may run on."""
-    setting = os.environ.get("OMP_NUM_THREADS", "")
-    if setting.isdigit() and int(setting) > 0:
-        return int(setting)
+def default_threads(cores: int) -> int:
+    """OMP_NUM_THREADS (as BLAS reads it) or else SLURM_CPUS_PER_TASK where set, but at most `cores`."""
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        first = os.environ.get(name, "").split(",")[0]  # OpenMP takes a list, a number a level of nesting
+        if first.isdigit() and int(first) > 0:
+            return min(int(first), cores)
+    return cores
+
+
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Below this a share takes about as long as handing it to a thread.
 _LEAST_WORK = 128 * 1024  # floats
 
-_threads = _initial_threads()
+_threads = default_threads(_cores())
 _pool: ThreadPoolExecutor | None = None
 _pool_process = 0
 
@@ -28,7 +33,7 @@ def threads() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Let the kernels, BLAS included, use `count` threads (at least 1) from now on.
+    """Let the kernels, and BLAS and OpenMP as far as loaded, use `count` threads (at least 1) from now on.
 
     Raises ValueError if count is below 1.
     """
@@ -37,7 +42,7 @@ def set_threads(count: int) -> None:
         raise ValueError(f"threads must be at least 1, not {count}")
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(limits=count, user_api="blas")
+    threadpoolctl.threadpool_limits(limits=count)
     if _pool is not None and count != _threads:
         _pool.shutdown()
         _pool = None
