@@ -79,7 +79,7 @@ def _multiply(
     first_column: int,
     last_column: int,
 ) -> None:
-    """out[i*pitch + j] = or += the product of two packed pieces, over the given panels of rows and columns."""
+    """out[i*pitch + j] = or += the product of two packed pieces, over panels of rows and columns."""
     depth = offsets.size
     tile = np.empty(ROWS * COLUMNS, np.float32)
     for band in range(first_row, last_row, _BAND):
