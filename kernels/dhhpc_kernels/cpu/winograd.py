@@ -150,16 +150,16 @@ def transform_kernels(
     """
     channels = plan.source_channels
     pitch = plan.kernel_pitch
-    # A vector holds a register block's rows of as many channels as fit, in the order of the result.
-    together = LANES // ROWS
+    # A vector holds successive rows of a register block, of as many channels as it takes.
     kernel = np.zeros(9 * LANES, np.float32)
     result = np.empty(plan.elements * LANES, np.float32)
     for block in range(first, last):
-        for start in range(0, channels, together):
-            count = min(together, channels - start)
-            for lane in range(count * ROWS):
-                channel, depth_tap = divmod(start + lane // ROWS, depth_taps)
-                target = block * ROWS + lane % ROWS
+        for start in range(0, channels * ROWS, LANES):
+            count = min(LANES, channels * ROWS - start)
+            for lane in range(count):
+                both, row = divmod(start + lane, ROWS)
+                channel, depth_tap = divmod(both, depth_taps)
+                target = block * ROWS + row
                 place = target * strides[0] + channel * strides[1] + depth_tap * 9
                 if target >= plan.target_channels:
                     for tap in range(9):
@@ -170,14 +170,14 @@ def transform_kernels(
                 else:
                     for tap in range(9):
                         kernel[tap * LANES + lane] = weights[place + tap]
-            place = (block * channels + start) * ROWS
-            if count < together:  # a whole vector would reach into the next block
+            place = block * channels * ROWS + start
+            if count < LANES:  # a whole vector would reach into the next block
                 if plan.tile == 4:
                     transform_kernel_4(kernel, 0, result, 0, LANES, LANES, 0)
                 else:
                     transform_kernel_2(kernel, 0, result, 0, LANES, LANES, 0)
                 for element in range(plan.elements):
-                    for lane in range(count * ROWS):
+                    for lane in range(count):
                         transformed[element * pitch + place + lane] = result[element * LANES + lane]
             elif plan.tile == 4:
                 transform_kernel_4(kernel, 0, transformed, place, LANES, pitch, 0)
