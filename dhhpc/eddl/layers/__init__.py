@@ -2,7 +2,14 @@
 
 from dhhpc.eddl.graph import Layer
 from dhhpc.eddl.layers.activations import ReLU, Sigmoid, Softmax
-from dhhpc.eddl.layers.convolution import Conv2D, ConvTranspose2D
+from dhhpc.eddl.layers.convolution import (
+    Conv1D,
+    Conv2D,
+    Conv3D,
+    ConvTranspose1D,
+    ConvTranspose2D,
+    ConvTranspose3D,
+)
 from dhhpc.eddl.layers.dense import Dense
 from dhhpc.eddl.layers.dropout import Dropout
 from dhhpc.eddl.layers.embedding import Embedding
@@ -29,8 +36,12 @@ from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
 
 ALL: tuple[type[Layer], ...] = (
     Input,
+    Conv1D,
     Conv2D,
+    Conv3D,
+    ConvTranspose1D,
     ConvTranspose2D,
+    ConvTranspose3D,
     Dense,
     MaxPool1D,
     MaxPool2D,

@@ -1,12 +1,13 @@
-"""Convolution and transposed convolution in two dimensions."""
+"""Convolution and transposed convolution in one to three dimensions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
-from dhhpc.eddl.graph import Buffers, Layer, OnnxNode, Parameter, Shape, pair
+from dhhpc.eddl.graph import AXES, Buffers, Layer, OnnxNode, Parameter, Shape, extents
 
 
 class ConvolutionLayer(Layer):
@@ -14,12 +15,13 @@ class ConvolutionLayer(Layer):
 
     backward_uses = frozenset({"inputs"})
     family: ClassVar[str]
+    dimensions: ClassVar[int]
 
     filters: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
     groups: int
     bias: bool
     initializer: str
@@ -35,15 +37,17 @@ class ConvolutionLayer(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        if len(shape) != 3:
-            raise self.refuse(f"input of shape {shape} where (channels, height, width) is expected")
+        if len(shape) != 1 + self.dimensions:
+            axes = ", ".join(("channels", *AXES[self.dimensions]))
+            raise self.refuse(f"input of shape {shape} where ({axes}) is expected")
         if self.groups < 1 or shape[0] % self.groups or self.filters % self.groups:
             raise self.refuse(
                 f"groups {self.groups} must divide {shape[0]} channels and {self.filters} filters"
             )
         size = self.spatial_size(shape)
         if min(size) < 1:
-            raise self.refuse(f"nothing is left of an input of {shape[1]}x{shape[2]}; give larger images")
+            found = "x".join(map(str, shape[1:]))
+            raise self.refuse(f"nothing is left of an input of {found}; give a larger one")
         return (self.filters, *size)
 
     def check_options(self) -> None:
@@ -55,7 +59,7 @@ class ConvolutionLayer(Layer):
         weight = Parameter("weight", self.weight_shape(), self.initializer, self.fan())
         return [weight, Parameter("bias", (self.filters,), "zeros")] if self.bias else [weight]
 
-    def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    def geometry(self) -> tuple[Shape, Shape, Shape, int]:
         return self.stride, self.padding, self.dilation, self.groups
 
     def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:
@@ -103,18 +107,19 @@ class ConvolutionLayer(Layer):
         return [make_node(self.operator, inputs + parameters, [output], name=self.name, **attributes)]
 
 
-class Conv2D(ConvolutionLayer):
+class Conv(ConvolutionLayer):
     """Cross-correlation of the input with `filters` kernels, plus a bias a filter.
 
-    Output height: floor((height + 2 padding - dilation (kernel - 1) - 1) / stride) + 1; width alike
+    Output extent along each axis: floor((extent + 2 padding - dilation (kernel - 1) - 1) / stride) + 1
     (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
 
     Args:
-        parent: layer of shape (channels, height, width).
+        parent: layer of shape (channels, length), (channels, height, width) or (channels, depth, height,
+            width).
         filters: number of output channels.
-        kernel, stride, dilation: one number or (height, width).
-        padding: zeros on each side, one number or (height, width), or "same": dilation (kernel - 1) / 2,
-            which keeps the size at stride 1 and needs an odd kernel.
+        kernel, stride, dilation: one number or one an axis.
+        padding: zeros on each side, one number or one an axis, or "same": dilation (kernel - 1) / 2, which
+            keeps the size at stride 1 and needs an odd kernel.
         groups: the channels fall into this many groups that are convolved apart; `channels` is depthwise.
         bias: add a bias; leave it out before a batch normalisation.
         initializer: a name of `dhhpc.eddl.initializers`.
@@ -142,16 +147,17 @@ class Conv2D(ConvolutionLayer):
     ) -> None:
         self.name = name
         self.filters, self.groups, self.bias, self.initializer = int(filters), int(groups), bias, initializer
-        self.kernel, self.stride = pair(kernel, "kernel"), pair(stride, "stride")
-        self.dilation = pair(dilation, "dilation")
-        extents = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
+        self.kernel = extents(kernel, self.dimensions, "kernel")
+        self.stride = extents(stride, self.dimensions, "stride")
+        self.dilation = extents(dilation, self.dimensions, "dilation")
+        spans = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
         if isinstance(padding, str):
             if padding != "same":
-                raise self.refuse(f"padding {padding!r} is unknown; give 'same', a number or (height, width)")
-            if any(extent % 2 for extent in extents):
+                raise self.refuse(f"padding {padding!r} is unknown; give 'same', a number or one an axis")
+            if any(span % 2 for span in spans):
                 raise self.refuse(f"padding 'same' needs an odd kernel, found {self.kernel}; give numbers")
-            padding = [extent // 2 for extent in extents]
-        self.padding = pair(padding, "padding")
+            padding = [span // 2 for span in spans]
+        self.padding = extents(padding, self.dimensions, "padding")
         self.check_options()
         super().__init__(parent, name=name)
 
@@ -167,35 +173,37 @@ class Conv2D(ConvolutionLayer):
         return (self.filters, self.parents[0].shape[0] // self.groups, *self.kernel)
 
     def fan(self) -> tuple[int, int]:
-        taps = self.kernel[0] * self.kernel[1]
+        taps = math.prod(self.kernel)
         return self.weight_shape()[1] * taps, self.filters // self.groups * taps
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Layer:
         weight, *bias = node.constants
-        return cls(
+        count = weight.ndim - 2
+        return kind_of(cls, node, count)(
             node.layers[0],
             weight.shape[0],
             weight.shape[2:],
-            node.pair("strides", (1, 1)),
-            node.padding(),
-            node.pair("dilations", (1, 1)),
+            node.numbers("strides", count, 1),
+            node.symmetric_padding(count),
+            node.numbers("dilations", count, 1),
             node.attributes.get("group", 1),
             bias=bool(bias),
         )
 
 
-class ConvTranspose2D(ConvolutionLayer):
-    """Transposed convolution: the gradient of Conv2D with respect to its input, plus a bias a filter.
+class ConvTranspose(ConvolutionLayer):
+    """Transposed convolution: the gradient of a convolution with respect to its input, plus a bias a filter.
 
-    Output height: (height - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1; width alike
-    (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
+    Output extent along each axis: (extent - 1) stride - 2 padding + dilation (kernel - 1) + output_padding +
+    1 (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
 
     Args:
-        parent: layer of shape (channels, height, width).
+        parent: layer of shape (channels, length), (channels, height, width) or (channels, depth, height,
+            width).
         filters: number of output channels.
-        kernel, stride, padding, dilation, output_padding: one number or (height, width).
-        groups, bias, initializer: as in Conv2D.
+        kernel, stride, padding, dilation, output_padding: one number or one an axis.
+        groups, bias, initializer: as in Conv.
 
     Raises:
         DhhpcError: the options do not fit the input's shape.
@@ -231,9 +239,11 @@ class ConvTranspose2D(ConvolutionLayer):
     ) -> None:
         self.name = name
         self.filters, self.groups, self.bias, self.initializer = int(filters), int(groups), bias, initializer
-        self.kernel, self.stride = pair(kernel, "kernel"), pair(stride, "stride")
-        self.padding, self.dilation = pair(padding, "padding"), pair(dilation, "dilation")
-        self.output_padding = pair(output_padding, "output_padding")
+        self.kernel = extents(kernel, self.dimensions, "kernel")
+        self.stride = extents(stride, self.dimensions, "stride")
+        self.padding = extents(padding, self.dimensions, "padding")
+        self.dilation = extents(dilation, self.dimensions, "dilation")
+        self.output_padding = extents(output_padding, self.dimensions, "output_padding")
         self.check_options()
         for extra, steps in zip(
             self.output_padding, zip(self.stride, self.dilation, strict=True), strict=True
@@ -263,7 +273,7 @@ class ConvTranspose2D(ConvolutionLayer):
 
     def fan(self) -> tuple[int, int]:
         # Each output pixel receives kernel / stride taps a dimension from every input channel of its group.
-        taps = max(1, self.kernel[0] * self.kernel[1] // (self.stride[0] * self.stride[1]))
+        taps = max(1, math.prod(self.kernel) // math.prod(self.stride))
         return self.parents[0].shape[0] // self.groups * taps, self.filters // self.groups * taps
 
     def onnx_attributes(self) -> dict[str, Any]:
@@ -273,14 +283,69 @@ class ConvTranspose2D(ConvolutionLayer):
     def from_onnx(cls, node: OnnxNode) -> Layer:
         weight, *bias = node.constants
         groups = node.attributes.get("group", 1)
-        return cls(
+        count = weight.ndim - 2
+        return kind_of(cls, node, count)(
             node.layers[0],
             weight.shape[1] * groups,
             weight.shape[2:],
-            node.pair("strides", (1, 1)),
-            node.padding(),
-            node.pair("dilations", (1, 1)),
+            node.numbers("strides", count, 1),
+            node.symmetric_padding(count),
+            node.numbers("dilations", count, 1),
             groups,
-            node.pair("output_padding", (0, 0)),
+            node.numbers("output_padding", count, 0),
             bias=bool(bias),
         )
+
+
+class Conv1D(Conv):
+    """`Conv` of lines, (channels, length)."""
+
+    dimensions = 1
+
+
+class Conv2D(Conv):
+    """`Conv` of images, (channels, height, width)."""
+
+    dimensions = 2
+
+
+class Conv3D(Conv):
+    """`Conv` of volumes, (channels, depth, height, width)."""
+
+    dimensions = 3
+
+
+class ConvTranspose1D(ConvTranspose):
+    """`ConvTranspose` of lines, (channels, length)."""
+
+    dimensions = 1
+
+
+class ConvTranspose2D(ConvTranspose):
+    """`ConvTranspose` of images, (channels, height, width)."""
+
+    dimensions = 2
+
+
+class ConvTranspose3D(ConvTranspose):
+    """`ConvTranspose` of volumes, (channels, depth, height, width)."""
+
+    dimensions = 3
+
+
+CONVOLUTIONS: dict[tuple[str, int], type[Any]] = {
+    (kind.operator, kind.dimensions): kind
+    for kind in (Conv1D, Conv2D, Conv3D, ConvTranspose1D, ConvTranspose2D, ConvTranspose3D)
+}
+
+
+def kind_of(family: type[ConvolutionLayer], node: OnnxNode, dimensions: int) -> type[Any]:
+    """The layer of a family for so many dimensions.
+
+    Raises:
+        DhhpcError: there is none.
+    """
+    kind = CONVOLUTIONS.get((family.operator, dimensions))
+    if kind is None:
+        raise node.refuse(f"{dimensions} dimensions; 1 to 3 are supported")
+    return kind
