@@ -34,7 +34,9 @@ from dhhpc.eddl.layers import (
     ReLU,
     Sigmoid,
     Softmax,
+    UpSampling1D,
     UpSampling2D,
+    UpSampling3D,
 )
 from dhhpc.eddl.model import Model
 from dhhpc.eddl.onnx_format import export_onnx, import_onnx
@@ -78,7 +80,9 @@ __all__ = [
     "ReLU",
     "Sigmoid",
     "Softmax",
+    "UpSampling1D",
     "UpSampling2D",
+    "UpSampling3D",
     "export_onnx",
     "import_onnx",
 ]

@@ -110,8 +110,8 @@ def compute(layer, x, arrays, training):
             return sum(x[1:], x[0])
         case eddl.Flatten():
             return torch.flatten(x[0], 1)
-        case eddl.UpSampling2D():
-            options = {"align_corners": False} if layer.mode == "bilinear" else {}
+        case eddl.UpSampling1D() | eddl.UpSampling2D() | eddl.UpSampling3D():
+            options = {} if layer.mode == "nearest" else {"align_corners": False}
             return F.interpolate(x[0], scale_factor=layer.scale, mode=layer.mode, **options)
     raise AssertionError(f"no reference for {layer}")
 

@@ -93,13 +93,15 @@ def test_pooling_gradients_by_finite_differences(kernels, draw, poisoned, assert
     assert_gradient(lambda p: (blocks(p).mean(axis=(3, 5)) * grad_out).sum(), x, grad_x)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("linear", [False, True])
 @PROFILE
 @given(
-    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    factor=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    axes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=3),
 )
-def test_upsampling_equals_pytorch(mode, size, factor, kernels, draw, poisoned, assert_close):
+@example(axes=[(3, 2), (4, 3), (5, 2)])
+def test_upsampling_equals_pytorch(linear, axes, kernels, draw, poisoned, assert_close):
+    size, factor = zip(*axes, strict=True)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(axes)] if linear else "nearest"
     x = draw(1, 2, 3, *size)
     tensor = torch.tensor(x, requires_grad=True)
     expected = F.interpolate(tensor, scale_factor=factor, mode=mode)

@@ -32,7 +32,8 @@ from dhhpc.eddl.layers.pooling import (
     MaxPool3D,
 )
 from dhhpc.eddl.layers.recurrent import GRU, LSTM, RNN
-from dhhpc.eddl.layers.reshaping import Flatten, Input, UpSampling2D
+from dhhpc.eddl.layers.reshaping import Flatten, Input
+from dhhpc.eddl.layers.upsampling import UpSampling1D, UpSampling2D, UpSampling3D
 
 ALL: tuple[type[Layer], ...] = (
     Input,
@@ -62,7 +63,9 @@ ALL: tuple[type[Layer], ...] = (
     Concat,
     Add,
     Flatten,
+    UpSampling1D,
     UpSampling2D,
+    UpSampling3D,
     Embedding,
     LSTM,
     GRU,
