@@ -8,6 +8,17 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from dhhpc import eddl
+from dhhpc.eddl.layers.activations import PointwiseActivation
+
+FUNCTIONS = {
+    eddl.SELU: F.selu,
+    eddl.Tanh: torch.tanh,
+    eddl.Softplus: F.softplus,
+    eddl.Softsign: F.softsign,
+    eddl.Exponential: torch.exp,
+    eddl.SiLU: F.silu,
+    eddl.GELU: F.gelu,
+}
 
 
 def run(net: eddl.Model, inputs, training=True):
@@ -104,6 +115,20 @@ def compute(layer, x, arrays, training):
             return torch.sigmoid(x[0])
         case eddl.Softmax():
             return torch.softmax(x[0], 1)
+        case eddl.LeakyReLU():
+            return F.leaky_relu(x[0], layer.alpha)
+        case eddl.ELU():
+            return F.elu(x[0], layer.alpha)
+        case eddl.HardSigmoid():
+            return torch.clamp(0.2 * x[0] + 0.5, 0, 1)
+        case PointwiseActivation():
+            return FUNCTIONS[type(layer)](x[0])
+        case eddl.Multiply():
+            return x[0] * x[1]
+        case eddl.Subtract():
+            return x[0] - x[1]
+        case eddl.Maximum():
+            return torch.maximum(*x)
         case eddl.Concat():
             return torch.cat(x, 1)
         case eddl.Add():

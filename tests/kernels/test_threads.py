@@ -17,6 +17,16 @@ def activation(kernels, name):
     return run
 
 
+def pointwise(kernels, name):
+    def run(x, gradient):
+        out, grad = np.empty_like(x), np.empty_like(x)
+        kernels.activation_forward(name, x, out, 0.5)
+        kernels.activation_backward(name, out, gradient, grad, 0.5)
+        return out, grad
+
+    return run
+
+
 def batch_normalization(kernels, _):
     def run(x, gradient):
         channels = x.shape[1]
@@ -135,6 +145,8 @@ def optimizer(kernels, name):
         (activation, "relu"),
         (activation, "sigmoid"),
         (activation, "softmax"),
+        (pointwise, "elu"),
+        (pointwise, "gelu"),
         (batch_normalization, ""),
         (group_normalization, "group"),
         (group_normalization, "layer"),

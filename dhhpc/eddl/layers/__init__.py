@@ -1,7 +1,21 @@
 """The layers, one file a family; `LAYERS` maps a class name, `OPERATORS` an ONNX operator, to its class."""
 
 from dhhpc.eddl.graph import Layer
-from dhhpc.eddl.layers.activations import ReLU, Sigmoid, Softmax
+from dhhpc.eddl.layers.activations import (
+    ELU,
+    GELU,
+    SELU,
+    Exponential,
+    HardSigmoid,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
 from dhhpc.eddl.layers.convolution import (
     Conv1D,
     Conv2D,
@@ -13,7 +27,7 @@ from dhhpc.eddl.layers.convolution import (
 from dhhpc.eddl.layers.dense import Dense
 from dhhpc.eddl.layers.dropout import Dropout
 from dhhpc.eddl.layers.embedding import Embedding
-from dhhpc.eddl.layers.merging import Add, Concat
+from dhhpc.eddl.layers.merging import Add, Concat, Maximum, Multiply, Subtract
 from dhhpc.eddl.layers.normalization import (
     BatchNormalization,
     GroupNormalization,
@@ -59,9 +73,22 @@ ALL: tuple[type[Layer], ...] = (
     ReLU,
     Sigmoid,
     Softmax,
+    ELU,
+    GELU,
+    SELU,
+    Exponential,
+    HardSigmoid,
+    LeakyReLU,
+    SiLU,
+    Softplus,
+    Softsign,
+    Tanh,
     Dropout,
     Concat,
     Add,
+    Multiply,
+    Subtract,
+    Maximum,
     Flatten,
     UpSampling1D,
     UpSampling2D,

@@ -88,5 +88,63 @@ class Add(MergingLayer):
         return super().to_onnx(inputs, output, parameters)
 
 
+class PairLayer(MergingLayer):
+    """A layer over two layers of one shape."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise self.refuse(f"inputs of {describe(shapes)}; takes two of one shape")
+        return shapes[0]
+
+
+class Multiply(PairLayer):
+    """The product of two inputs."""
+
+    operator = "Mul"
+    backward_uses = frozenset({"inputs"})
+    in_place = True
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.multiply(*buffers.inputs, buffers.output)
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        # The first input's gradient may lie where the output's does, so it comes last.
+        for number in (1, 0):
+            grad_input = buffers.grad_inputs[number]
+            if grad_input is not None:
+                kernels.multiply(buffers.grad_output, buffers.inputs[1 - number], grad_input)
+
+
+class Subtract(PairLayer):
+    """The first input less the second."""
+
+    operator = "Sub"
+    in_place = True
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.subtract(*buffers.inputs, buffers.output)
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        first, second = buffers.grad_inputs
+        if second is not None:
+            kernels.negate(buffers.grad_output, second)
+        if first is not None and first is not buffers.grad_output:
+            first[...] = buffers.grad_output
+
+
+class Maximum(PairLayer):
+    """The larger of two inputs; of equal ones each gets half the gradient."""
+
+    operator = "Max"
+    backward_uses = frozenset({"inputs"})
+    writes_every_gradient = True
+
+    def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
+        kernels.maximum_forward(*buffers.inputs, buffers.output)
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        kernels.maximum_backward(*buffers.inputs, buffers.grad_output, *buffers.grad_inputs)
+
+
 def describe(shapes: Sequence[Shape]) -> str:
     return ", ".join("x".join(map(str, shape)) for shape in shapes)

@@ -27,7 +27,15 @@ from dhhpc_kernels.cpu.convolution import (
 )
 from dhhpc_kernels.cpu.dense import dense_backward_data, dense_backward_weights, dense_forward
 from dhhpc_kernels.cpu.dropout import dropout
-from dhhpc_kernels.cpu.elementwise import accumulate, add_forward
+from dhhpc_kernels.cpu.elementwise import (
+    accumulate,
+    add_forward,
+    maximum_backward,
+    maximum_forward,
+    multiply,
+    negate,
+    subtract,
+)
 from dhhpc_kernels.cpu.embedding import embedding_backward, embedding_forward
 from dhhpc_kernels.cpu.group_normalization import (
     group_normalization_backward,
@@ -43,6 +51,7 @@ from dhhpc_kernels.cpu.losses import (
     sigmoid_binary_cross_entropy,
 )
 from dhhpc_kernels.cpu.optimizers import adam_step, sgd_step
+from dhhpc_kernels.cpu.pointwise_activations import activation_backward, activation_forward
 from dhhpc_kernels.cpu.pooling import (
     average_pooling_backward,
     average_pooling_forward,
@@ -61,6 +70,8 @@ from dhhpc_kernels.cpu.transposed_convolution import (
 
 __all__ = [
     "accumulate",
+    "activation_backward",
+    "activation_forward",
     "adam_step",
     "add_forward",
     "average_pooling_backward",
@@ -89,8 +100,12 @@ __all__ = [
     "huber",
     "max_pooling_backward",
     "max_pooling_forward",
+    "maximum_backward",
+    "maximum_forward",
     "mean_absolute_error",
     "mean_squared_error",
+    "multiply",
+    "negate",
     "recurrent_backward",
     "recurrent_forward",
     "recurrent_workspace",
@@ -103,6 +118,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",
+    "subtract",
     "transposed_convolution_backward_data",
     "transposed_convolution_backward_weights",
     "transposed_convolution_forward",
