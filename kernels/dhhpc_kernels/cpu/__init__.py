@@ -9,8 +9,6 @@ from dhhpc_kernels.cpu.activations import (
     relu_forward,
     sigmoid_backward,
     sigmoid_forward,
-    softmax_backward,
-    softmax_forward,
 )
 from dhhpc_kernels.cpu.batch_normalization import (
     batch_normalization_backward,
@@ -60,6 +58,7 @@ from dhhpc_kernels.cpu.pooling import (
 )
 from dhhpc_kernels.cpu.recurrent import recurrent_backward, recurrent_forward, recurrent_workspace
 from dhhpc_kernels.cpu.resampling import upsample_backward, upsample_forward
+from dhhpc_kernels.cpu.softmax import softmax_backward, softmax_forward
 from dhhpc_kernels.cpu.softmax_cross_entropy import softmax_cross_entropy
 from dhhpc_kernels.cpu.transposed_convolution import (
     transposed_convolution_backward_data,

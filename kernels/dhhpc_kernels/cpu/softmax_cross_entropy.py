@@ -3,30 +3,13 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, column_maxima, planes
+from dhhpc_kernels.cpu.activations import BLOCK, planes
 from dhhpc_kernels.cpu.exponential import exponential, logarithm
+from dhhpc_kernels.cpu.softmax import column_maxima, largest_of
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 D = np.float64
-_LANES = 64  # maxima that are kept side by side, so that the search vectorises
-
-
-@compile_kernel
-def _largest(row: np.ndarray) -> np.float32:
-    """The largest value that is not NaN, minus infinity without one."""
-    lanes = np.full(_LANES, -np.inf, np.float32)
-    whole = row.size // _LANES * _LANES
-    for first in range(0, whole, _LANES):
-        part = row[first : first + _LANES]
-        for i in range(_LANES):
-            lanes[i] = part[i] if part[i] > lanes[i] else lanes[i]
-    largest = F(-np.inf)
-    for i in range(_LANES):
-        largest = max(largest, lanes[i])
-    for i in range(whole, row.size):
-        largest = row[i] if row[i] > largest else largest
-    return largest
 
 
 @compile_kernel
@@ -43,7 +26,7 @@ def _of_rows(
     """Classes side by side in memory; a row stays in the second-level cache."""
     channels = logits.shape[1]
     for n in range(begin, end):
-        largest = _largest(logits[n])
+        largest = largest_of(logits[n])
         total = D(0)
         mass = D(0)
         dot = D(0)
