@@ -29,11 +29,13 @@ from dhhpc.eddl.model import Model
 from dhhpc.eddl.optimizers import SGD, Adam, Optimizer
 
 IMAGE: Shape = (4, 8, 8)
+MANY_CHANNELS: Shape = (16, 8, 8)
 VECTOR: Shape = (4,)
 
 # From a layer of the given shape to one whose forward and backward kernels are wanted.
 EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
-    (IMAGE, lambda x: Conv2D(x, 8, 3)),
+    (IMAGE, lambda x: Conv2D(x, 4, 3, 2)),  # directly
+    (MANY_CHANNELS, lambda x: Conv2D(x, 16, 3)),  # by Winograd's algorithm
     (IMAGE, lambda x: ConvTranspose2D(x, 4, 2, 2)),
     (VECTOR, lambda x: Dense(x, 3)),
     (IMAGE, lambda x: MaxPool2D(x, 2)),

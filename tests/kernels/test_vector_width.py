@@ -16,63 +16,77 @@ if len(sys.argv) > 2:  # another vector unit than the target's
     dhhpc_kernels.target.vector_registers = lambda: tuple(map(int, sys.argv[2:]))
 from dhhpc_kernels import cpu
 from dhhpc_kernels.cache import cache_folder
-from dhhpc_kernels.cpu.microkernel import LANES, ROWS
-options = ((1, 1), (1, 1), (1, 1), 1)
+from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
-x, out = generator.standard_normal((2, 2, 9, 19, 17), np.float32)
-weight = generator.standard_normal((9, 9, 3, 3), np.float32)
-workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
-forward, data, weights = np.empty_like(x), np.empty_like(x), np.empty_like(weight)
-cpu.convolution_forward(x, weight, None, forward, workspace, *options)
-cpu.convolution_backward_data(out, weight, data, workspace, *options)
-cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-np.savez(sys.argv[1], forward=forward, data=data, weights=weights, block=[LANES, ROWS])
+results = {"block": [LANES, ROWS, VECTORS]}
+for stride in (1, 2):  # by each algorithm
+    options = ((stride, stride), (1, 1), (1, 1), 1)
+    x = generator.standard_normal((2, 19, 19, 17), np.float32)
+    weight = generator.standard_normal((21, 19, 3, 3), np.float32)
+    out = generator.standard_normal((2, 21, 19 // stride + stride - 1, 17 // stride + stride - 1), np.float32)
+    names = cpu.explain_convolution(x.shape, weight.shape, *options)
+    assert ("direct" in names.values()) == (stride == 2), names
+    workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
+    forward, data, weights = np.empty_like(out), np.empty_like(x), np.empty_like(weight)
+    cpu.convolution_forward(x, weight, None, forward, workspace, *options)
+    cpu.convolution_backward_data(out, weight, data, workspace, *options)
+    cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
+    results |= {f"forward {stride}": forward, f"data {stride}": data, f"weights {stride}": weights}
+np.savez(sys.argv[1], **results)
 print(cache_folder())
 """
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
 
 
-def convolve(result, *arguments: str, **environment: str) -> tuple[dict[str, np.ndarray], str]:
-    """The three results with LANES and ROWS, and the cache folder."""
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(result), *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    with np.load(result) as arrays:
-        return dict(arrays), process.stdout.strip()
+# Numba otherwise adds the host's features to those of the name.
+TARGETS = {
+    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""},
+    "SSE": {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""},
+}
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], str]:
-    return convolve(tmp_path_factory.mktemp("host") / "host.npz")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, np.ndarray], str]]:
+    """Of each target the arrays and the cache folder; they compile at the same time."""
+    folder = tmp_path_factory.mktemp("widths")
+    runs = {"host": ([], {}), "ARM": (["4", "32"], {"DHHPC_CACHE_DIR": str(folder)})}
+    if platform.machine() == "x86_64":
+        runs |= {name: ([], environment) for name, environment in TARGETS.items()}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(folder / f"{name}.npz"), *arguments],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, (arguments, environment) in runs.items()
+    }
+    found = {}
+    for name, process in processes.items():
+        output, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
+        with np.load(folder / f"{name}.npz") as arrays:
+            found[name] = dict(arrays), output.strip()
+    return found
 
 
-@on_x86
 @pytest.mark.parametrize(
-    ("cpu", "lanes", "rows"), [("haswell", 8, 4), ("nehalem", 4, 4)], ids=["AVX2", "SSE"]
+    ("name", "block"),
+    [
+        pytest.param("AVX2", [8, 4, 3], marks=on_x86),
+        pytest.param("SSE", [4, 4, 3], marks=on_x86),
+        ("ARM", [4, 4, 6]),
+    ],
 )
-def test_other_processors_agree_with_this_one(cpu, lanes, rows, host, tmp_path):
-    """No features beyond those of the name, as Numba otherwise adds the host's."""
-    expected, folder = host
-    results, other_folder = convolve(tmp_path / "r.npz", NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
-    assert results.pop("block").tolist() == [lanes, rows]
-    assert other_folder != folder
-    agree(results, expected)
-
-
-def test_four_lanes_in_32_registers_as_on_arm(host, tmp_path):
-    expected, _ = host
-    results, _ = convolve(tmp_path / "r.npz", "4", "32", DHHPC_CACHE_DIR=str(tmp_path))
-    assert results.pop("block").tolist() == [4, 8]
-    agree(results, expected)
-
-
-def agree(results: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    for name, array in results.items():
-        np.testing.assert_allclose(array, expected[name], atol=1e-5 * np.abs(expected[name]).max(), rtol=0)
+def test_other_vector_units_give_this_ones_results(name, block, results):
+    arrays, folder = results[name]
+    expected, own_folder = results["host"]
+    assert arrays["block"].tolist() == block
+    assert folder != own_folder
+    for key in expected.keys() - {"block"}:
+        scale = np.abs(expected[key]).max()
+        np.testing.assert_allclose(arrays[key], expected[key], atol=2e-5 * scale, rtol=0)
 
 
 @on_x86

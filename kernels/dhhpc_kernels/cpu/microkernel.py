@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 from dhhpc_kernels.target import vector_registers
 
 LANES, _REGISTERS = vector_registers()  # float32 in a vector
-ROWS = 8 if _REGISTERS == 32 else 4  # of a block
-VECTORS = 3
+ROWS = 8 if LANES == 16 else 4  # of a block, at most LANES
+VECTORS = (_REGISTERS - 1) // (ROWS + 1)  # beside the sums: that many columns and one row's factor
 COLUMNS = LANES * VECTORS
 
 _FLOAT = ir.FloatType()
