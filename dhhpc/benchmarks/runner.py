@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from dhhpc.benchmarks.cases import CASES, Case
 from dhhpc.benchmarks.sides import Side
@@ -19,6 +21,8 @@ PEERS = ("torch",)
 SAMPLE_SECONDS = 0.1
 # Before the sides change over: an OpenMP library's threads spin for some milliseconds after their work.
 PAUSE_SECONDS = 0.02
+# Other processes that use more of the cores than this distort the figures.
+QUIET_CORES = 0.2
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,20 @@ def check_peer(peer: str) -> None:
         raise DhhpcError(f"--peer {peer!r}: unknown; choose one of {', '.join(PEERS)}")
     if importlib.util.find_spec(peer) is None:
         raise DhhpcError(f'--peer {peer}: it is not installed; run `pip install "dhhpc[bench]"`')
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """How many cores other processes keep busy, or the host takes away, seen over so many seconds."""
+
+    def busy_ticks() -> int:
+        # user, nice, system, idle, iowait, irq, softirq, steal: proc(5)
+        counts = [int(count) for count in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(counts) - counts[3] - counts[4]
+
+    before, started = busy_ticks(), time.perf_counter()
+    time.sleep(seconds)
+    ticks = busy_ticks() - before
+    return ticks / os.sysconf("SC_CLK_TCK") / (time.perf_counter() - started)
 
 
 def measured_peak(threads: int) -> float:

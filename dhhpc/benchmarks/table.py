@@ -19,8 +19,8 @@ def line(result: Result, names: Sequence[str]) -> str:
     ratio, peer = result.ratio, result.peer_seconds
     ratios = (ratio.median, ratio.min, ratio.max) if ratio else (None, None, None)
     cells = (
-        number(result.seconds.median * 1e3, 3),
-        number(peer.median * 1e3 if peer else None, 3),
+        milliseconds(result.seconds.median),
+        milliseconds(peer.median) if peer else "",
         *(number(value, 2) for value in ratios),
         number(result.gflops, 1),
         number(result.peak_share and result.peak_share * 100, 0, "%"),
@@ -42,6 +42,10 @@ def columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def name_width(names: Sequence[str]) -> int:
     return max(map(len, names)) + 1
+
+
+def milliseconds(seconds: float) -> str:
+    return number(seconds * 1e3, 3 if seconds < 1 else 0)
 
 
 def number(value: float | None, digits: int, unit: str = "") -> str:

@@ -78,6 +78,7 @@ def bench(
     """
     import json
     import platform
+    import sys
     from importlib.metadata import version
 
     import dhhpc_kernels
@@ -93,6 +94,12 @@ def bench(
     if peer is not None:
         benchmarks.check_peer(peer)
     threads = threads or dhhpc_kernels.threads()
+    busy = benchmarks.busy_cores()
+    if busy > benchmarks.QUIET_CORES:
+        print(
+            f"dhhpc: other processes use {busy:.1f} cores, which distorts every figure; measure when they are done",
+            file=sys.stderr,
+        )
     peak = benchmarks.measured_peak(threads)
     names = [case.name for case in cases]
     if not as_json:
@@ -109,6 +116,7 @@ def bench(
             "host": platform.node(),
             "threads": threads,
             "rounds": rounds,
+            "busy_cores": busy,
             "peak_gflops": peak,
             "peer": peer,
             "versions": {

@@ -13,7 +13,7 @@ from dhhpc_kernels.cpu.peak import peak_gflops
 from torch.utils.flop_counter import FlopCounterMode
 
 from dhhpc import zoo
-from dhhpc.benchmarks import torch_side
+from dhhpc.benchmarks import busy_cores, torch_side
 from dhhpc.benchmarks.cases import CASES, DIRECTIONS, Convolution, Inference, Training
 from dhhpc.benchmarks.torch_side import TorchNetwork
 from tests import synthetic
@@ -34,7 +34,16 @@ def test_both_sides_in_turn_as_json():
     result = bench("--peer", "torch", "--only", SMALL, "--only", "mnist", "--rounds", "1", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    assert {"host", "threads", "rounds", "peak_gflops", "peer", "versions", "geometric_means"} < set(document)
+    assert {
+        "host",
+        "threads",
+        "rounds",
+        "busy_cores",
+        "peak_gflops",
+        "peer",
+        "versions",
+        "geometric_means",
+    } < set(document)
     assert document["rounds"] == 1
     layer, network = document["results"]
     assert layer["name"] == SMALL
@@ -66,6 +75,15 @@ def test_a_line_a_benchmark_without_a_peer():
     assert float(milliseconds) > 0
     assert float(gflops) > 0
     assert share.endswith("%")
+
+
+def test_other_work_on_the_machine_is_noticed():
+    spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert busy_cores(1.0) > 0.5
+    finally:
+        spinning.kill()
+        spinning.wait()
 
 
 def test_a_missing_peer_says_what_to_install():
