@@ -104,6 +104,34 @@ class SoftmaxCrossEntropy(Case):
 
 
 @dataclass(frozen=True)
+class Dropout(Case):
+    """Forward and backward, at rate 0.5."""
+
+    shape: Shape
+
+    def bytes(self) -> int:
+        return 4 * FLOAT_BYTES * product(self.shape)
+
+
+@dataclass(frozen=True)
+class StackedLSTM(Case):
+    """Forward, mean squared error and backward of so many LSTM layers, as wide as their input."""
+
+    layers: int
+    units: int
+    batch: int
+    steps: int
+
+    def operations(self) -> int:
+        forward = 2 * self.batch * self.steps * 4 * self.units * 2 * self.units
+        return 3 * self.layers * forward - forward // 2  # nobody asks for the gradient by the sequences
+
+    def bytes(self) -> int:
+        states = self.batch * self.steps * self.units * 6  # input, four gates, output
+        return 3 * FLOAT_BYTES * self.layers * (states + 8 * self.units**2)
+
+
+@dataclass(frozen=True)
 class Network(Case):
     """A network of the zoo."""
 
@@ -223,6 +251,8 @@ CASES: list[Case] = [
     AdamStep("adam 25M", 25_000_000),
     AdamStep("adam 25M fused", 25_000_000, fused=True),
     SoftmaxCrossEntropy("softmax cross-entropy 4096x10000", 4096, 10_000),
+    Dropout("dropout 8x64x112x112", (8, 64, 112, 112)),
+    StackedLSTM("lstm 2x512 batch 32 steps 50", 2, 512, 32, 50),
     Training("training resnet18 8x3x224x224", "resnet18", 8, (3, 224, 224), 1000),
     Training("training unet 2x1x256x256", "unet", 2, (1, 256, 256), 1),
     Training("training vgg16 4x3x224x224", "vgg16", 4, (3, 224, 224), 1000),

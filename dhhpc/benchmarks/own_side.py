@@ -12,11 +12,14 @@ from dhhpc.benchmarks.cases import (
     AdamStep,
     Case,
     Convolution,
+    Dropout,
     Inference,
     Network,
     SoftmaxCrossEntropy,
+    StackedLSTM,
     Training,
 )
+from dhhpc.eddl.graph import Layer
 
 Call = Callable[[], object]
 
@@ -67,10 +70,35 @@ def softmax_cross_entropy(case: SoftmaxCrossEntropy) -> Call:
     from dhhpc_kernels import cpu
 
     logits = normal(case.batch, case.classes)
-    targets = np.zeros_like(logits)
-    targets[np.arange(case.batch), classes(case.batch, case.classes)] = 1
+    targets = classes(case.batch, case.classes)
     gradient = np.empty_like(logits)
     return lambda: cpu.softmax_cross_entropy(logits, targets, gradient)
+
+
+@prepare.register
+def dropout(case: Dropout) -> Call:
+    from dhhpc_kernels import cpu
+
+    x, gradient = normal(*case.shape), normal(*case.shape)
+    out = np.empty_like(x)
+
+    def both() -> None:
+        cpu.dropout(x, out, 0.5, 1, 1, 1)
+        cpu.dropout(gradient, out, 0.5, 1, 1, 1)
+
+    return both
+
+
+@prepare.register
+def stacked_lstm(case: StackedLSTM) -> Call:
+    x = eddl.Input((case.steps, case.units))
+    y: Layer = x
+    for _ in range(case.layers):
+        y = eddl.LSTM(y, case.units, return_sequences=True)
+    model = eddl.Model([x], [y])
+    model.build(losses=["mean_squared_error"])
+    sequences = normal(case.batch, case.steps, case.units)
+    return lambda: model.compute_gradients([sequences], [sequences])
 
 
 @prepare.register

@@ -12,7 +12,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from dhhpc import eddl
 from dhhpc.benchmarks import own_side
-from dhhpc.benchmarks.cases import AdamStep, Case, Convolution, Inference, SoftmaxCrossEntropy, Training
+from dhhpc.benchmarks.cases import (
+    AdamStep,
+    Case,
+    Convolution,
+    Dropout,
+    Inference,
+    SoftmaxCrossEntropy,
+    StackedLSTM,
+    Training,
+)
 from dhhpc.eddl.graph import Layer
 
 Call = Callable[[], object]
@@ -61,6 +70,24 @@ def softmax_cross_entropy(case: SoftmaxCrossEntropy) -> Call:
     logits = normal(case.batch, case.classes).requires_grad_()
     targets = torch.from_numpy(own_side.classes(case.batch, case.classes))
     return lambda: torch.autograd.grad(F.cross_entropy(logits, targets), logits)
+
+
+@prepare.register
+def dropout(case: Dropout) -> Call:
+    x, gradient = normal(*case.shape).requires_grad_(), normal(*case.shape)
+    return lambda: torch.autograd.grad(F.dropout(x, 0.5), x, gradient)
+
+
+@prepare.register
+def stacked_lstm(case: StackedLSTM) -> Call:
+    network = nn.LSTM(case.units, case.units, case.layers, batch_first=True)
+    sequences = normal(case.batch, case.steps, case.units)
+
+    def gradients() -> None:
+        network.zero_grad()
+        F.mse_loss(network(sequences)[0], sequences).backward()
+
+    return gradients
 
 
 @prepare.register
@@ -157,9 +184,11 @@ def module(layer: Layer) -> nn.Module:
             return nn.BatchNorm2d(layer.shape[0], layer.epsilon, layer.momentum)
         case eddl.ReLU():
             return nn.ReLU(inplace=True)
+        case eddl.Dropout():
+            return nn.Dropout(layer.rate)
         case eddl.MaxPool2D():
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
-        case eddl.GlobalAveragePool2D():
+        case eddl.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
         case eddl.Flatten():
             return nn.Flatten()

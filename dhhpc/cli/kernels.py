@@ -97,7 +97,7 @@ def bench(
     busy = benchmarks.busy_cores()
     if busy > benchmarks.QUIET_CORES:
         print(
-            f"dhhpc: other processes use {busy:.1f} cores, which distorts every figure; measure when they are done",
+            f"dhhpc: other processes use {busy:.1f} cores, which distorts every figure; wait until they end",
             file=sys.stderr,
         )
     peak = benchmarks.measured_peak(threads)

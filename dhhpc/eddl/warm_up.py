@@ -6,67 +6,77 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dhhpc.eddl import layers
 from dhhpc.eddl.graph import Layer, Shape
-from dhhpc.eddl.layers import (
-    Add,
-    AveragePool2D,
-    BatchNormalization,
-    Concat,
-    Conv2D,
-    ConvTranspose2D,
-    Dense,
-    Flatten,
-    GlobalAveragePool2D,
-    Input,
-    MaxPool2D,
-    ReLU,
-    Sigmoid,
-    Softmax,
-    UpSampling2D,
-)
 from dhhpc.eddl.losses import LOSSES
 from dhhpc.eddl.model import Model
 from dhhpc.eddl.optimizers import SGD, Adam, Optimizer
 
+VECTOR: Shape = (4,)
+WORDS: Shape = (6,)
+SEQUENCE: Shape = (6, 4)
+LINE: Shape = (4, 8)
 IMAGE: Shape = (4, 8, 8)
 MANY_CHANNELS: Shape = (16, 8, 8)
-VECTOR: Shape = (4,)
+VOLUME: Shape = (4, 8, 8, 8)
 
 # From a layer of the given shape to one whose forward and backward kernels are wanted.
 EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
-    (IMAGE, lambda x: Conv2D(x, 4, 3, 2)),  # directly
-    (MANY_CHANNELS, lambda x: Conv2D(x, 16, 3)),  # by Winograd's algorithm
-    (IMAGE, lambda x: ConvTranspose2D(x, 4, 2, 2)),
-    (VECTOR, lambda x: Dense(x, 3)),
-    (IMAGE, lambda x: MaxPool2D(x, 2)),
-    (IMAGE, lambda x: AveragePool2D(x, 2)),
-    (IMAGE, GlobalAveragePool2D),
-    (IMAGE, BatchNormalization),
-    (IMAGE, ReLU),
-    (IMAGE, Sigmoid),
-    (IMAGE, Softmax),
-    (IMAGE, lambda x: Concat([x, x])),
-    (IMAGE, lambda x: Add([x, x])),
-    (IMAGE, Flatten),
-    (IMAGE, lambda x: UpSampling2D(x, 2, "nearest")),
-    (IMAGE, lambda x: UpSampling2D(x, 2, "bilinear")),
+    (IMAGE, lambda x: layers.Conv2D(x, 4, 3, 2)),  # directly
+    (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),  # by Winograd's algorithm
+    (IMAGE, lambda x: layers.ConvTranspose2D(x, 4, 2, 2)),
+    (VECTOR, lambda x: layers.Dense(x, 3)),
+    (LINE, layers.MaxPool1D),
+    (IMAGE, layers.MaxPool2D),
+    (VOLUME, layers.MaxPool3D),
+    (LINE, layers.AveragePool1D),
+    (IMAGE, layers.AveragePool2D),
+    (VOLUME, layers.AveragePool3D),
+    (IMAGE, layers.GlobalAveragePool),
+    (IMAGE, layers.GlobalMaxPool),
+    (IMAGE, layers.BatchNormalization),
+    (IMAGE, lambda x: layers.GroupNormalization(x, 2)),
+    (IMAGE, layers.InstanceNormalization),
+    (IMAGE, layers.LayerNormalization),
+    (IMAGE, layers.ReLU),
+    (IMAGE, layers.Sigmoid),
+    (IMAGE, layers.Softmax),
+    (IMAGE, lambda x: layers.Dropout(x, 0.5)),
+    (IMAGE, lambda x: layers.Concat([x, x])),
+    (IMAGE, lambda x: layers.Add([x, x])),
+    (IMAGE, layers.Flatten),
+    (IMAGE, lambda x: layers.UpSampling2D(x, 2, "nearest")),
+    (IMAGE, lambda x: layers.UpSampling2D(x, 2, "bilinear")),
+    # Takes whole numbers, so from the Input that comes before.
+    (WORDS, lambda x: layers.Embedding(x.parents[0], 4, 3)),
+    (SEQUENCE, lambda x: layers.LSTM(x, 3)),
+    (SEQUENCE, lambda x: layers.GRU(x, 3)),
+    (SEQUENCE, lambda x: layers.RNN(x, 3)),
+    (SEQUENCE, lambda x: layers.RNN(x, 3, activation="relu")),
 ]
 OPTIMIZERS: list[Callable[[], Optimizer]] = [SGD, lambda: SGD(momentum=0.9), Adam]
 
 
 def warm_up() -> None:
     """Train and run a small model of each layer, loss and optimizer."""
+    from dhhpc_kernels.cpu.peak import peak_gflops
+
     for shape, example in EXAMPLES:
-        x = Input(shape)
+        x = layers.Input(shape)
         # Batch normalisation learns, so that gradients are wanted by the example's input.
-        run(Model([x], [example(BatchNormalization(x))]), "mean_squared_error", SGD())
+        run(Model([x], [example(layers.BatchNormalization(x))]), "mean_squared_error", SGD())
     for name, loss in LOSSES.items():
-        for activation in (loss.activation or Sigmoid, ReLU):
-            x = Input(VECTOR)
-            run(Model([x], [activation(Dense(x, 2))]), name, SGD())
+        for shape in (VECTOR, IMAGE):
+            for activation in (loss.activation or layers.Sigmoid, layers.ReLU):
+                x = layers.Input(shape)
+                model = Model([x], [activation(layers.BatchNormalization(x))])
+                run(model, name, SGD())
+                if loss.takes_classes:
+                    model.train_batch([np.ones((2, *shape))], [np.zeros((2, *shape[1:]), np.int64)])
     for optimizer in OPTIMIZERS:
-        x = Input(VECTOR)
-        run(Model([x], [Dense(x, 2)]), "mean_squared_error", optimizer())
+        x = layers.Input(VECTOR)
+        run(Model([x], [layers.Dense(x, 2)]), "mean_squared_error", optimizer())
+    peak_gflops(rounds=1, seconds=0)
 
 
 def run(model: Model, loss: str, optimizer: Optimizer) -> None:

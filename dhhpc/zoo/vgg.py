@@ -14,6 +14,7 @@ def vgg16(
     classes: int,
     channels: Sequence[int] = (64, 128, 256, 512, 512),
     units: int = 4096,
+    dropout: float = 0.5,
     normalization: bool = False,
 ) -> eddl.Model:
     """VGG-16, the paper's configuration D: 13 convolutions in five levels, then three dense layers.
@@ -23,6 +24,7 @@ def vgg16(
         classes: outputs: 1 with a sigmoid, more with a softmax.
         channels: of each of the five levels.
         units: of the two hidden dense layers.
+        dropout: rate behind each hidden dense layer.
         normalization: batch normalisation behind each convolution.
 
     Raises:
@@ -40,7 +42,7 @@ def vgg16(
         y = eddl.MaxPool2D(y, 2)
     y = eddl.Flatten(y)
     for _ in range(2):
-        y = eddl.ReLU(eddl.Dense(y, units))
+        y = eddl.Dropout(eddl.ReLU(eddl.Dense(y, units)), dropout)
     y = eddl.Dense(y, classes, initializer="glorot_normal")
     y = eddl.Sigmoid(y, name="probability") if classes == 1 else eddl.Softmax(y, name="probabilities")
     return eddl.Model([x], [y], name="vgg16")

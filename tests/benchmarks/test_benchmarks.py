@@ -13,8 +13,18 @@ from dhhpc_kernels.cpu.peak import peak_gflops
 from torch.utils.flop_counter import FlopCounterMode
 
 from dhhpc import zoo
-from dhhpc.benchmarks import busy_cores, torch_side
-from dhhpc.benchmarks.cases import CASES, DIRECTIONS, Convolution, Inference, Training
+from dhhpc.benchmarks import busy_cores, own_side, torch_side
+from dhhpc.benchmarks.cases import (
+    CASES,
+    DIRECTIONS,
+    AdamStep,
+    Convolution,
+    Dropout,
+    Inference,
+    SoftmaxCrossEntropy,
+    StackedLSTM,
+    Training,
+)
 from dhhpc.benchmarks.torch_side import TorchNetwork
 from tests import synthetic
 
@@ -145,6 +155,23 @@ def counted_by_torch(call) -> int:
 def test_operations_are_those_that_pytorch_counts(kind, network, shape, classes, options):
     case = kind("tiny", network, 2, shape, classes, options)
     assert case.operations() == counted_by_torch(torch_side.prepare(case))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Dropout("tiny", (2, 3)),
+        StackedLSTM("tiny", 2, 4, 3, 5),
+        AdamStep("tiny", 10),
+        AdamStep("tiny", 10, fused=True),
+        SoftmaxCrossEntropy("tiny", 3, 4),
+        Inference("tiny", "vgg16", 1, (3, 32, 32), 4, {"channels": [4] * 5, "units": 8}),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_both_sides_run(case):
+    own_side.prepare(case)()
+    torch_side.prepare(case)()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

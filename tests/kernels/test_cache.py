@@ -179,8 +179,7 @@ def test_build_leaves_nothing_to_compile():
     )
     document = json.loads(built.stdout)
     assert Path(document["folder"]).is_dir()
-    dhhpc_kernels.backend("cpu")
-    assert document["kernels"] == len(compilation.kernels)
+    assert 0 <= document["compiled"] <= document["kernels"]
     code = """
 import numpy
 from dhhpc import eddl, zoo
@@ -198,6 +197,8 @@ for network, shape, classes, options in (
         x = numpy.ones((2, *shape), "f")
         target = numpy.zeros((2, *model.outputs[0].shape), "f")
         model.train_batch([x], [target])
+        if classes > 1:
+            model.train_batch([x], [numpy.zeros((2, *model.outputs[0].shape[1:]), int)])
         model.predict([x])
 print({name: count for name, count in compilations().items() if count})
 """
@@ -206,9 +207,8 @@ print({name: count for name, count in compilations().items() if count})
 
 
 def test_build_knows_every_layer_and_kernel():
-    assert {type(example(eddl.Input(shape))) for shape, example in warm_up.EXAMPLES} | {eddl.Input} == set(
-        ALL_LAYERS
-    )
+    kinds = {type(example(eddl.BatchNormalization(eddl.Input(shape)))) for shape, example in warm_up.EXAMPLES}
+    assert kinds | {eddl.Input} == set(ALL_LAYERS)
     warm_up.warm_up()
     called = [kernel for kernel in compilation.kernels if kernel.signatures]
     # Others are compiled into those that call them.
