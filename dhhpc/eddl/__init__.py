@@ -53,7 +53,7 @@ from dhhpc.eddl.layers import (
 )
 from dhhpc.eddl.model import Model
 from dhhpc.eddl.onnx_format import export_onnx, import_onnx
-from dhhpc.eddl.optimizers import SGD, Adam, Optimizer
+from dhhpc.eddl.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdaMax, Optimizer, RMSProp
 
 __all__ = [
     "ELU",
@@ -63,6 +63,9 @@ __all__ = [
     "RNN",
     "SELU",
     "SGD",
+    "AdaDelta",
+    "AdaGrad",
+    "AdaMax",
     "Adam",
     "Add",
     "AveragePool1D",
@@ -98,6 +101,7 @@ __all__ = [
     "Multiply",
     "NotFiniteError",
     "Optimizer",
+    "RMSProp",
     "ReLU",
     "SiLU",
     "Sigmoid",

@@ -111,3 +111,123 @@ class Adam(Optimizer):
             self.weight_decay,
             self.decoupled,
         )
+
+
+class RMSProp(Optimizer):
+    """RMSProp (Tieleman and Hinton, 2012), with momentum where it is above 0."""
+
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        decay: float = 0.99,
+        momentum: float = 0.0,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        check_shares(epsilon, decay=decay, momentum=momentum)
+        self.decay, self.momentum, self.epsilon = float(decay), float(momentum), float(epsilon)
+        self.moments = 2 if momentum else 1
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        kernels.rmsprop_step(
+            parameters,
+            gradients,
+            self.states[0],
+            self.states[1] if self.momentum else None,
+            self.learning_rate,
+            self.decay,
+            self.momentum,
+            self.epsilon,
+            self.weight_decay,
+        )
+        self.step_count += 1
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi et al., 2011)."""
+
+    moments = 1
+
+    def __init__(
+        self, learning_rate: float = 0.01, epsilon: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        check_shares(epsilon)
+        self.epsilon = float(epsilon)
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        kernels.adagrad_step(
+            parameters, gradients, self.states[0], self.learning_rate, self.epsilon, self.weight_decay
+        )
+        self.step_count += 1
+
+
+class AdaDelta(Optimizer):
+    """AdaDelta (Zeiler, 2012); its own learning rate is 1."""
+
+    moments = 2
+
+    def __init__(
+        self,
+        learning_rate: float = 1.0,
+        decay: float = 0.9,
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        check_shares(epsilon, decay=decay)
+        self.decay, self.epsilon = float(decay), float(epsilon)
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        kernels.adadelta_step(
+            parameters,
+            gradients,
+            *self.states,
+            self.learning_rate,
+            self.decay,
+            self.epsilon,
+            self.weight_decay,
+        )
+        self.step_count += 1
+
+
+class AdaMax(Optimizer):
+    """AdaMax (Kingma and Ba, 2015): Adam divided by the largest gradient in place of the mean square."""
+
+    moments = 2
+
+    def __init__(
+        self,
+        learning_rate: float = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay)
+        check_shares(epsilon, beta1=beta1, beta2=beta2)
+        self.beta1, self.beta2, self.epsilon = float(beta1), float(beta2), float(epsilon)
+
+    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+        self.step_count += 1
+        kernels.adamax_step(
+            parameters,
+            gradients,
+            *self.states,
+            self.step_count,
+            self.learning_rate,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            self.weight_decay,
+        )
+
+
+def check_shares(epsilon: float, **shares: float) -> None:
+    """Refuse an epsilon that is not above 0 and a share of the old value outside [0, 1)."""
+    if not epsilon > 0:
+        raise DhhpcError(f"optimizer: epsilon {epsilon} must lie above 0")
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise DhhpcError(f"optimizer: {name} {value} must lie in [0, 1)")

@@ -81,6 +81,73 @@ class AdamChoice(Document):
         return Adam(**self.model_dump(exclude={"name"}))
 
 
+class RMSPropChoice(Document):
+    """RMSProp, see `dhhpc.eddl.RMSProp`."""
+
+    name: Literal["rmsprop"]
+    learning_rate: pydantic.PositiveFloat = 0.01
+    decay: float = pydantic.Field(default=0.99, ge=0, lt=1)
+    momentum: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    epsilon: pydantic.PositiveFloat = 1e-8
+    weight_decay: pydantic.NonNegativeFloat = 0.0
+
+    def create(self) -> Optimizer:
+        from dhhpc.eddl import RMSProp
+
+        return RMSProp(**self.model_dump(exclude={"name"}))
+
+
+class AdaGradChoice(Document):
+    """AdaGrad, see `dhhpc.eddl.AdaGrad`."""
+
+    name: Literal["adagrad"]
+    learning_rate: pydantic.PositiveFloat = 0.01
+    epsilon: pydantic.PositiveFloat = 1e-10
+    weight_decay: pydantic.NonNegativeFloat = 0.0
+
+    def create(self) -> Optimizer:
+        from dhhpc.eddl import AdaGrad
+
+        return AdaGrad(**self.model_dump(exclude={"name"}))
+
+
+class AdaDeltaChoice(Document):
+    """AdaDelta, see `dhhpc.eddl.AdaDelta`."""
+
+    name: Literal["adadelta"]
+    learning_rate: pydantic.PositiveFloat = 1.0
+    decay: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    epsilon: pydantic.PositiveFloat = 1e-6
+    weight_decay: pydantic.NonNegativeFloat = 0.0
+
+    def create(self) -> Optimizer:
+        from dhhpc.eddl import AdaDelta
+
+        return AdaDelta(**self.model_dump(exclude={"name"}))
+
+
+class AdaMaxChoice(Document):
+    """AdaMax, see `dhhpc.eddl.AdaMax`."""
+
+    name: Literal["adamax"]
+    learning_rate: pydantic.PositiveFloat = 0.002
+    beta1: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    beta2: float = pydantic.Field(default=0.999, ge=0, lt=1)
+    epsilon: pydantic.PositiveFloat = 1e-8
+    weight_decay: pydantic.NonNegativeFloat = 0.0
+
+    def create(self) -> Optimizer:
+        from dhhpc.eddl import AdaMax
+
+        return AdaMax(**self.model_dump(exclude={"name"}))
+
+
+OptimizerChoice = Annotated[
+    SGDChoice | AdamChoice | RMSPropChoice | AdaGradChoice | AdaDeltaChoice | AdaMaxChoice,
+    pydantic.Field(discriminator="name"),
+]
+
+
 class CheckpointChoice(Document):
     """When checkpoints are written and which are kept.
 
@@ -126,7 +193,7 @@ class Experiment(Document):
     network: Network
     loss: str
     metrics: list[str] = []
-    optimizer: Annotated[SGDChoice | AdamChoice, pydantic.Field(discriminator="name")]
+    optimizer: OptimizerChoice
     schedule: Schedule = Constant()
     batch_size: pydantic.PositiveInt
     epochs: pydantic.PositiveInt

@@ -88,7 +88,7 @@ def test_plans_of_other_sizes_in_between_change_nothing():
     assert np.array_equal(plain.parameter_vector, mixed.parameter_vector)
 
 
-@pytest.mark.parametrize("optimizer", [eddl.SGD, eddl.Adam])
+@pytest.mark.parametrize("optimizer", [eddl.SGD, eddl.Adam, eddl.RMSProp, eddl.AdaDelta])
 def test_saved_in_the_middle_goes_on_bit_for_bit(tmp_path, optimizer):
     options = {"momentum": 0.9} if optimizer is eddl.SGD else {}
     x, y = segmentation()
@@ -137,6 +137,11 @@ def test_loading_a_damaged_or_foreign_file_changes_nothing(tmp_path):
             eddl.Adam(0.01, weight_decay=0.1, decoupled=True),
             lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
         ),
+        (eddl.RMSProp(0.01, weight_decay=0.1), lambda p: torch.optim.RMSprop(p, 0.01, weight_decay=0.1)),
+        (eddl.RMSProp(0.01, momentum=0.8), lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.8)),
+        (eddl.AdaGrad(0.05, weight_decay=0.1), lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.1)),
+        (eddl.AdaDelta(weight_decay=0.1), lambda p: torch.optim.Adadelta(p, 1.0, weight_decay=0.1)),
+        (eddl.AdaMax(weight_decay=0.1), lambda p: torch.optim.Adamax(p, 0.002, weight_decay=0.1)),
     ],
 )
 def test_ten_steps_of_each_optimizer_equal_pytorch(ours, theirs):
@@ -198,6 +203,8 @@ def test_class_indices_equal_one_hot_targets():
         (lambda net, x, y: create("unet", (1, 17, 16), 1, channels=[4, 8]), "multiples of 2"),
         (lambda net, x, y: create("unet", (1, 16, 16), 1, chanels=[4, 8]), "did you mean channels"),
         (lambda net, x, y: eddl.SGD(-1), "must be above 0"),
+        (lambda net, x, y: eddl.RMSProp(decay=1), "decay 1 must lie in"),
+        (lambda net, x, y: eddl.AdaMax(epsilon=0), "epsilon 0 must lie above 0"),
     ],
 )
 def test_wrong_use_is_refused_in_one_line(act, message):

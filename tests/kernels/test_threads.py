@@ -135,6 +135,14 @@ def optimizer(kernels, name):
             kernels.adam_step(
                 parameters, gradient.ravel(), speed, square, 3, 1e-3, 0.9, 0.999, 1e-8, 0.01, True
             )
+        elif name == "rmsprop":
+            kernels.rmsprop_step(parameters, gradient.ravel(), square, speed, 0.1, 0.9, 0.9, 1e-8, 0.01)
+        elif name == "adagrad":
+            kernels.adagrad_step(parameters, gradient.ravel(), square, 0.1, 1e-8, 0.01)
+        elif name == "adadelta":
+            kernels.adadelta_step(parameters, gradient.ravel(), square, speed, 0.1, 0.9, 1e-8, 0.01)
+        elif name == "adamax":
+            kernels.adamax_step(parameters, gradient.ravel(), speed, square, 3, 0.1, 0.9, 0.9, 1e-8, 0.01)
         else:
             kernels.sgd_step(
                 parameters, gradient.ravel(), speed if name == "momentum" else None, 0.1, 0.9, True, 0.01
@@ -173,6 +181,10 @@ def optimizer(kernels, name):
         (optimizer, "adam"),
         (optimizer, "sgd"),
         (optimizer, "momentum"),
+        (optimizer, "rmsprop"),
+        (optimizer, "adagrad"),
+        (optimizer, "adadelta"),
+        (optimizer, "adamax"),
     ],
 )
 def test_same_bits_on_any_number_of_threads(kind, name, kernels):

@@ -48,7 +48,14 @@ from dhhpc_kernels.cpu.losses import (
     mean_squared_error,
     sigmoid_binary_cross_entropy,
 )
-from dhhpc_kernels.cpu.optimizers import adam_step, sgd_step
+from dhhpc_kernels.cpu.optimizers import (
+    adadelta_step,
+    adagrad_step,
+    adam_step,
+    adamax_step,
+    rmsprop_step,
+    sgd_step,
+)
 from dhhpc_kernels.cpu.pointwise_activations import activation_backward, activation_forward
 from dhhpc_kernels.cpu.pooling import (
     average_pooling_backward,
@@ -71,7 +78,10 @@ __all__ = [
     "accumulate",
     "activation_backward",
     "activation_forward",
+    "adadelta_step",
+    "adagrad_step",
     "adam_step",
+    "adamax_step",
     "add_forward",
     "average_pooling_backward",
     "average_pooling_forward",
@@ -110,6 +120,7 @@ __all__ = [
     "recurrent_workspace",
     "relu_backward",
     "relu_forward",
+    "rmsprop_step",
     "sgd_step",
     "sigmoid_backward",
     "sigmoid_binary_cross_entropy",

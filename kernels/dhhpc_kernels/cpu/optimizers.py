@@ -79,6 +79,119 @@ def _adam(
         parameters[i] = keep * parameter - rate * mean / (np.sqrt(square) * root + epsilon)
 
 
+@compile_kernel
+def _rmsprop(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    velocity: np.ndarray,
+    learning_rate: np.float32,
+    decay: np.float32,
+    new: np.float32,
+    momentum: np.float32,
+    epsilon: np.float32,
+    weight_decay: np.float32,
+    first: int,
+    last: int,
+) -> None:
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    square = square[first:last]
+    velocity = velocity[first:last]  # empty without momentum
+    if velocity.size > 0:
+        for i in range(parameters.size):
+            gradient = gradients[i] + weight_decay * parameters[i]
+            mean = decay * square[i] + new * gradient * gradient
+            square[i] = mean
+            speed = momentum * velocity[i] + gradient / (np.sqrt(mean) + epsilon)
+            velocity[i] = speed
+            parameters[i] -= learning_rate * speed
+    else:
+        for i in range(parameters.size):
+            gradient = gradients[i] + weight_decay * parameters[i]
+            mean = decay * square[i] + new * gradient * gradient
+            square[i] = mean
+            parameters[i] -= learning_rate * gradient / (np.sqrt(mean) + epsilon)
+
+
+@compile_kernel
+def _adagrad(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    squares: np.ndarray,
+    learning_rate: np.float32,
+    epsilon: np.float32,
+    weight_decay: np.float32,
+    first: int,
+    last: int,
+) -> None:
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    squares = squares[first:last]
+    for i in range(parameters.size):
+        gradient = gradients[i] + weight_decay * parameters[i]
+        total = squares[i] + gradient * gradient
+        squares[i] = total
+        parameters[i] -= learning_rate * gradient / (np.sqrt(total) + epsilon)
+
+
+@compile_kernel
+def _adadelta(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    change: np.ndarray,
+    learning_rate: np.float32,
+    decay: np.float32,
+    new: np.float32,
+    epsilon: np.float32,
+    weight_decay: np.float32,
+    first: int,
+    last: int,
+) -> None:
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    square = square[first:last]
+    change = change[first:last]
+    for i in range(parameters.size):
+        gradient = gradients[i] + weight_decay * parameters[i]
+        mean = decay * square[i] + new * gradient * gradient
+        square[i] = mean
+        step = np.sqrt(change[i] + epsilon) / np.sqrt(mean + epsilon) * gradient
+        change[i] = decay * change[i] + new * step * step
+        parameters[i] -= learning_rate * step
+
+
+@compile_kernel
+def _adamax(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first_moment: np.ndarray,
+    largest: np.ndarray,
+    rate: np.float32,
+    beta1: np.float32,
+    new1: np.float32,
+    beta2: np.float32,
+    epsilon: np.float32,
+    weight_decay: np.float32,
+    first: int,
+    last: int,
+) -> None:
+    parameters = parameters[first:last]
+    gradients = gradients[first:last]
+    first_moment = first_moment[first:last]
+    largest = largest[first:last]
+    for i in range(parameters.size):
+        gradient = gradients[i] + weight_decay * parameters[i]
+        mean = beta1 * first_moment[i] + new1 * gradient
+        first_moment[i] = mean
+        kept = beta2 * largest[i]
+        size = abs(gradient) + epsilon
+        bound = kept if kept > size else size
+        largest[i] = bound
+        parameters[i] -= rate * mean / bound
+
+
 def sgd_step(
     parameters: np.ndarray,
     gradients: np.ndarray,
@@ -148,3 +261,80 @@ def adam_step(
         F(epsilon),
         F(0 if decoupled else weight_decay),
     )
+
+
+def rmsprop_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    velocity: np.ndarray | None,
+    learning_rate: float,
+    decay: float,
+    momentum: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """RMSProp (Tieleman and Hinton 2012), with momentum if velocity is given; both start at 0.
+
+    square = decay * square + (1 - decay) * gradient^2; the step is gradient / (sqrt(square) + epsilon).
+    """
+    arrays = parameters, gradients, square, np.empty(0, F) if velocity is None else velocity
+    numbers = (F(n) for n in (learning_rate, decay, 1 - decay, momentum, epsilon, weight_decay))
+    run_shares(_rmsprop, parameters.size, parameters.size, *arrays, *numbers)
+
+
+def adagrad_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    squares: np.ndarray,
+    learning_rate: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """AdaGrad (Duchi et al. 2011): parameters -= learning_rate * gradient / (sqrt(squares) + epsilon).
+
+    squares, at first 0, is the sum of all gradient^2.
+    """
+    numbers = F(learning_rate), F(epsilon), F(weight_decay)
+    run_shares(_adagrad, parameters.size, parameters.size, parameters, gradients, squares, *numbers)
+
+
+def adadelta_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    change: np.ndarray,
+    learning_rate: float,
+    decay: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """AdaDelta (Zeiler 2012): step = gradient * sqrt(change + epsilon) / sqrt(square + epsilon).
+
+    square and change, at first 0, are running means of gradient^2 and step^2.
+    """
+    arrays = parameters, gradients, square, change
+    numbers = (F(n) for n in (learning_rate, decay, 1 - decay, epsilon, weight_decay))
+    run_shares(_adadelta, parameters.size, parameters.size, *arrays, *numbers)
+
+
+def adamax_step(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first_moment: np.ndarray,
+    largest: np.ndarray,
+    step: int,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """AdaMax (Kingma and Ba 2015): Adam with largest = max(beta2 * largest, |gradient| + epsilon) below.
+
+    step counts from 1; first_moment and largest start at 0.
+    """
+    arrays = parameters, gradients, first_moment, largest
+    rate = learning_rate / (1 - beta1**step)
+    numbers = (F(n) for n in (rate, beta1, 1 - beta1, beta2, epsilon, weight_decay))
+    run_shares(_adamax, parameters.size, parameters.size, *arrays, *numbers)
