@@ -75,6 +75,22 @@ def test_same_bits_on_any_number_of_threads():
     assert vectors[0] == vectors[1] == vectors[2]
 
 
+def test_values_computed_again_are_dropped_alike():
+    """memory: low runs layers forward twice."""
+    vectors = []
+    for memory in ("full", "low"):
+        x = eddl.Input((2, 8, 8))
+        y = x
+        for _ in range(5):
+            y = eddl.Dropout(eddl.SiLU(eddl.LayerNormalization(eddl.Conv2D(y, 4, 3))), 0.25)
+        net = eddl.Model([x], [eddl.Softmax(eddl.Dense(eddl.Flatten(y), 3))])
+        net.build(eddl.Adam(0.01), ["categorical_cross_entropy"], memory=memory)
+        for _ in range(3):
+            net.train_batch([X], [Y])
+        vectors.append(net.parameter_vector.tobytes())
+    assert vectors[0] == vectors[1]
+
+
 def test_two_ranks_drop_what_one_does():
     """The gradients of two halves average to the whole batch's only if their masks are its halves."""
     net = built()

@@ -123,6 +123,10 @@ def compute(layer, x, arrays, training):
             return torch.clamp(0.2 * x[0] + 0.5, 0, 1)
         case PointwiseActivation():
             return FUNCTIONS[type(layer)](x[0])
+        case eddl.ReduceSum() | eddl.ReduceMean() | eddl.ReduceMax():
+            reduce = {eddl.ReduceSum: torch.sum, eddl.ReduceMean: torch.mean, eddl.ReduceMax: torch.amax}
+            axes = tuple(axis + 1 for axis in layer.axes)
+            return reduce[type(layer)](x[0], axes, keepdim=layer.keep_dimensions)
         case eddl.Multiply():
             return x[0] * x[1]
         case eddl.Subtract():

@@ -84,6 +84,23 @@ def pooling(kernels, name):
     return run
 
 
+def reduction(kernels, axis):
+    def run(x, gradient):
+        out = np.empty(x.shape[:axis] + x.shape[axis + 1 :], np.float32)
+        summed, places, grad, grad_max = (
+            np.empty_like(out),
+            np.empty(out.shape, np.int32),
+            *np.empty((2, *x.shape), "f"),
+        )
+        kernels.reduce_sum_forward(x, summed, axis, 1, True)
+        kernels.reduce_sum_backward(summed, grad, axis, 1, True)
+        kernels.reduce_max_forward(x, out, places, axis, 1)
+        kernels.reduce_max_backward(out, places, grad_max, axis, 1)
+        return summed, out, grad, grad_max
+
+    return run
+
+
 def upsampling(kernels, mode):
     def run(x, gradient):
         out = np.empty((*x.shape[:2], 240, 262), np.float32)
@@ -166,6 +183,9 @@ def optimizer(kernels, name):
         (group_normalization, "layer"),
         (pooling, "max"),
         (pooling, "average"),
+        (reduction, 0),
+        (reduction, 1),
+        (reduction, 3),
         (upsampling, "nearest"),
         (upsampling, "bilinear"),
         (dropout, ""),

@@ -46,6 +46,7 @@ from dhhpc.eddl.layers.pooling import (
     MaxPool3D,
 )
 from dhhpc.eddl.layers.recurrent import GRU, LSTM, RNN
+from dhhpc.eddl.layers.reduction import ReduceMax, ReduceMean, ReduceSum
 from dhhpc.eddl.layers.reshaping import Flatten, Input
 from dhhpc.eddl.layers.upsampling import UpSampling1D, UpSampling2D, UpSampling3D
 
@@ -89,6 +90,9 @@ ALL: tuple[type[Layer], ...] = (
     Multiply,
     Subtract,
     Maximum,
+    ReduceMax,
+    ReduceMean,
+    ReduceSum,
     Flatten,
     UpSampling1D,
     UpSampling2D,

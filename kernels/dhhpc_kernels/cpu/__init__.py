@@ -64,6 +64,12 @@ from dhhpc_kernels.cpu.pooling import (
     max_pooling_forward,
 )
 from dhhpc_kernels.cpu.recurrent import recurrent_backward, recurrent_forward, recurrent_workspace
+from dhhpc_kernels.cpu.reductions import (
+    reduce_max_backward,
+    reduce_max_forward,
+    reduce_sum_backward,
+    reduce_sum_forward,
+)
 from dhhpc_kernels.cpu.resampling import upsample_backward, upsample_forward
 from dhhpc_kernels.cpu.softmax import softmax_backward, softmax_forward
 from dhhpc_kernels.cpu.softmax_cross_entropy import softmax_cross_entropy
@@ -118,6 +124,10 @@ __all__ = [
     "recurrent_backward",
     "recurrent_forward",
     "recurrent_workspace",
+    "reduce_max_backward",
+    "reduce_max_forward",
+    "reduce_sum_backward",
+    "reduce_sum_forward",
     "relu_backward",
     "relu_forward",
     "rmsprop_step",
