@@ -9,7 +9,7 @@ import numpy as np
 
 import dhhpc
 from dhhpc.eddl.graph import AXES, Layer, OnnxNode
-from dhhpc.eddl.layers import OPERATORS, Add, Dense, Flatten, Input
+from dhhpc.eddl.layers import OPERATORS, Add, Dense, Flatten, Input, LayerNormalization
 from dhhpc.eddl.model import Model
 from dhhpc.eddl.onnx_sequences import RECURRENT, Sequences
 from dhhpc.errors import DhhpcError
@@ -29,7 +29,7 @@ def to_onnx(net: Model) -> onnx.ModelProto:
     from onnx import helper, numpy_helper
 
     names = {id(layer): layer.describe() for layer in net.layers}
-    convolutional = not any(isinstance(layer, Dense | Flatten) for layer in net.layers)
+    convolutional = not any(isinstance(layer, Dense | Flatten | LayerNormalization) for layer in net.layers)
     nodes: list[Any] = []
     initializers = []
     for layer, trained, running in zip(net.layers, net.parameter_views, net.statistic_views, strict=True):
