@@ -13,7 +13,8 @@ import numpy as np
 
 from dhhpc.eddl import Model
 from dhhpc.eddl.graph import Layer, Shape
-from dhhpc.eddl.layers import Conv2D, ConvTranspose2D, Dense
+from dhhpc.eddl.layers import Dense
+from dhhpc.eddl.layers.convolution import Conv, ConvTranspose
 
 Pair = tuple[int, int]
 FLOAT_BYTES = 4
@@ -198,9 +199,9 @@ def product(extents: Sequence[int]) -> int:
 def layer_operations(layer: Layer) -> int:
     """Operations of a layer that multiplies, forward, for one sample; 0 for any other."""
     match layer:
-        case Conv2D():
+        case Conv():
             return 2 * product(layer.shape[1:]) * product(layer.weight_shape())
-        case ConvTranspose2D():
+        case ConvTranspose():
             return 2 * product(layer.parents[0].shape[1:]) * product(layer.weight_shape())
         case Dense():
             return 2 * layer.parents[0].shape[0] * layer.units
@@ -257,6 +258,7 @@ CASES: list[Case] = [
     Training("training unet 2x1x256x256", "unet", 2, (1, 256, 256), 1),
     Training("training vgg16 4x3x224x224", "vgg16", 4, (3, 224, 224), 1000),
     Training("training mnist 100x1x28x28", "convnet", 100, (1, 28, 28), 10),
+    Training("training unet 1x1x64x64x64", "unet", 1, (1, 64, 64, 64), 1, {"channels": [16, 32, 64, 128]}),
     Inference("inference resnet18 1x3x224x224", "resnet18", 1, (3, 224, 224), 1000),
     Inference("inference unet 1x1x256x256", "unet", 1, (1, 256, 256), 1),
 ]

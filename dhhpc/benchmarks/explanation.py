@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dhhpc.benchmarks.cases import Case, Convolution, Network
-from dhhpc.eddl.layers import Conv2D
+from dhhpc.eddl.graph import Shape
+from dhhpc.eddl.layers.convolution import Conv
 
 
 def explain(cases: Sequence[Case]) -> list[dict[str, str]]:
@@ -18,7 +19,7 @@ def explain(cases: Sequence[Case]) -> list[dict[str, str]]:
                 {"case": case.name, "layer": layer.describe()}
                 | explain_one((case.batch, *layer.parents[0].shape), layer.weight_shape(), *layer.geometry())
                 for layer in model.layers
-                if isinstance(layer, Conv2D)
+                if isinstance(layer, Conv)
             ]
         elif isinstance(case, Convolution) and case.direction == "forward":
             geometry = (case.stride, case.padding, (1, 1), case.groups)
@@ -28,11 +29,11 @@ def explain(cases: Sequence[Case]) -> list[dict[str, str]]:
 
 
 def explain_one(
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    x_shape: Shape,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
     groups: int,
 ) -> dict[str, str]:
     import dhhpc_kernels

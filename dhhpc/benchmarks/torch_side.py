@@ -23,6 +23,10 @@ from dhhpc.benchmarks.cases import (
     Training,
 )
 from dhhpc.eddl.graph import Layer
+from dhhpc.eddl.layers.convolution import Conv, ConvTranspose
+
+# By the number of axes, the samples' included.
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Call = Callable[[], object]
 
@@ -33,7 +37,8 @@ def set_threads(count: int) -> None:
 
 def normal(*shape: int) -> torch.Tensor:
     tensor = torch.from_numpy(own_side.normal(*shape))
-    return tensor.to(memory_format=torch.channels_last) if len(shape) == 4 else tensor
+    order = ORDERS.get(len(shape))
+    return tensor if order is None else tensor.to(memory_format=order)
 
 
 @singledispatch
@@ -121,7 +126,8 @@ def inference(case: Inference) -> Call:
 
 
 def channels_last(model: eddl.Model) -> TorchNetwork:
-    network: TorchNetwork = TorchNetwork(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    order = ORDERS[1 + len(model.inputs[0].shape)]
+    network: TorchNetwork = TorchNetwork(model).to(memory_format=order)  # type: ignore[call-overload]
     return network
 
 
@@ -155,8 +161,9 @@ def module(layer: Layer) -> nn.Module:
     match layer:
         case eddl.Input():
             return nn.Identity()
-        case eddl.Conv2D():
-            return nn.Conv2d(
+        case Conv():
+            convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[layer.dimensions - 1]
+            return convolution(
                 layer.parents[0].shape[0],
                 layer.filters,
                 layer.kernel,
@@ -166,8 +173,11 @@ def module(layer: Layer) -> nn.Module:
                 layer.groups,
                 layer.bias,
             )
-        case eddl.ConvTranspose2D():
-            return nn.ConvTranspose2d(
+        case ConvTranspose():
+            transposed: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[
+                layer.dimensions - 1
+            ]
+            return transposed(
                 layer.parents[0].shape[0],
                 layer.filters,
                 layer.kernel,
@@ -181,13 +191,15 @@ def module(layer: Layer) -> nn.Module:
         case eddl.Dense():
             return nn.Linear(layer.parents[0].shape[0], layer.units, layer.bias)
         case eddl.BatchNormalization():
-            return nn.BatchNorm2d(layer.shape[0], layer.epsilon, layer.momentum)
+            normalization = nn.BatchNorm3d if len(layer.shape) == 4 else nn.BatchNorm2d
+            return normalization(layer.shape[0], layer.epsilon, layer.momentum)
         case eddl.ReLU():
             return nn.ReLU(inplace=True)
         case eddl.Dropout():
             return nn.Dropout(layer.rate)
-        case eddl.MaxPool2D():
-            return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+        case eddl.MaxPool2D() | eddl.MaxPool3D():
+            pool: Any = nn.MaxPool2d if layer.dimensions == 2 else nn.MaxPool3d
+            return pool(layer.kernel, layer.stride, layer.padding)
         case eddl.GlobalAveragePool():
             return nn.AdaptiveAvgPool2d(1)
         case eddl.Flatten():

@@ -10,7 +10,7 @@ from dhhpc.eddl import layers
 from dhhpc.eddl.graph import Layer, Shape
 from dhhpc.eddl.losses import LOSSES
 from dhhpc.eddl.model import Model
-from dhhpc.eddl.optimizers import SGD, Adam, Optimizer
+from dhhpc.eddl.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdaMax, Optimizer, RMSProp
 
 VECTOR: Shape = (4,)
 WORDS: Shape = (6,)
@@ -22,9 +22,13 @@ VOLUME: Shape = (4, 8, 8, 8)
 
 # From a layer of the given shape to one whose forward and backward kernels are wanted.
 EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
+    (LINE, lambda x: layers.Conv1D(x, 4, 3, 2)),
     (IMAGE, lambda x: layers.Conv2D(x, 4, 3, 2)),  # directly
     (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),  # by Winograd's algorithm
+    (VOLUME, lambda x: layers.Conv3D(x, 4, 3, 2)),
+    (LINE, lambda x: layers.ConvTranspose1D(x, 4, 2, 2)),
     (IMAGE, lambda x: layers.ConvTranspose2D(x, 4, 2, 2)),
+    (VOLUME, lambda x: layers.ConvTranspose3D(x, 4, 2, 2)),
     (VECTOR, lambda x: layers.Dense(x, 3)),
     (LINE, layers.MaxPool1D),
     (IMAGE, layers.MaxPool2D),
@@ -41,12 +45,31 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (IMAGE, layers.ReLU),
     (IMAGE, layers.Sigmoid),
     (IMAGE, layers.Softmax),
+    (VECTOR, layers.Softmax),
+    (IMAGE, layers.ELU),
+    (IMAGE, layers.GELU),
+    (IMAGE, layers.SELU),
+    (IMAGE, layers.Exponential),
+    (IMAGE, layers.HardSigmoid),
+    (IMAGE, layers.LeakyReLU),
+    (IMAGE, layers.SiLU),
+    (IMAGE, layers.Softplus),
+    (IMAGE, layers.Softsign),
+    (IMAGE, layers.Tanh),
     (IMAGE, lambda x: layers.Dropout(x, 0.5)),
     (IMAGE, lambda x: layers.Concat([x, x])),
     (IMAGE, lambda x: layers.Add([x, x])),
+    (IMAGE, lambda x: layers.Multiply([x, x])),
+    (IMAGE, lambda x: layers.Subtract([x, x])),
+    (IMAGE, lambda x: layers.Maximum([x, x])),
+    (IMAGE, lambda x: layers.ReduceMax(x, (1,))),
+    (IMAGE, lambda x: layers.ReduceMean(x, (1,))),
+    (IMAGE, lambda x: layers.ReduceSum(x, (1,))),
     (IMAGE, layers.Flatten),
+    (LINE, lambda x: layers.UpSampling1D(x, 2, "linear")),
     (IMAGE, lambda x: layers.UpSampling2D(x, 2, "nearest")),
     (IMAGE, lambda x: layers.UpSampling2D(x, 2, "bilinear")),
+    (VOLUME, lambda x: layers.UpSampling3D(x, 2, "trilinear")),
     # Takes whole numbers, so from the Input that comes before.
     (WORDS, lambda x: layers.Embedding(x.parents[0], 4, 3)),
     (SEQUENCE, lambda x: layers.LSTM(x, 3)),
@@ -54,7 +77,16 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (SEQUENCE, lambda x: layers.RNN(x, 3)),
     (SEQUENCE, lambda x: layers.RNN(x, 3, activation="relu")),
 ]
-OPTIMIZERS: list[Callable[[], Optimizer]] = [SGD, lambda: SGD(momentum=0.9), Adam]
+OPTIMIZERS: list[Callable[[], Optimizer]] = [
+    SGD,
+    lambda: SGD(momentum=0.9),
+    Adam,
+    RMSProp,
+    lambda: RMSProp(momentum=0.9),
+    AdaGrad,
+    AdaDelta,
+    AdaMax,
+]
 
 
 def warm_up() -> None:

@@ -58,8 +58,8 @@ def mask(net, layer, shape):
 
 def compute(layer, x, arrays, training):
     match layer:
-        case eddl.Conv2D():
-            return F.conv2d(
+        case eddl.Conv1D() | eddl.Conv2D() | eddl.Conv3D():
+            return {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[layer.dimensions](
                 x[0],
                 arrays["weight"],
                 arrays.get("bias"),
@@ -68,8 +68,9 @@ def compute(layer, x, arrays, training):
                 layer.dilation,
                 layer.groups,
             )
-        case eddl.ConvTranspose2D():
-            return F.conv_transpose2d(
+        case eddl.ConvTranspose1D() | eddl.ConvTranspose2D() | eddl.ConvTranspose3D():
+            kinds = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+            return kinds[layer.dimensions](
                 x[0],
                 arrays["weight"],
                 arrays.get("bias"),
