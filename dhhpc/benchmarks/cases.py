@@ -18,6 +18,8 @@ from dhhpc.eddl.layers.convolution import Conv, ConvTranspose
 
 Pair = tuple[int, int]
 FLOAT_BYTES = 4
+# Of the training cases: noise must not drive a network without normalisation to infinity.
+LEARNING_RATE = 1e-4
 DIRECTIONS = ("forward", "backward-data", "backward-weights")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dhhpc import eddl
 from dhhpc.benchmarks.cases import (
+    LEARNING_RATE,
     AdamStep,
     Case,
     Convolution,
@@ -105,7 +106,7 @@ def stacked_lstm(case: StackedLSTM) -> Call:
 def training(case: Training) -> Call:
     model = case.create()
     loss = "binary_cross_entropy" if case.classes == 1 else "categorical_cross_entropy"
-    model.build(eddl.SGD(0.01, momentum=0.9), [loss])
+    model.build(eddl.SGD(LEARNING_RATE, momentum=0.9), [loss])
     images = normal(case.batch, *case.input_shape)
     wanted = targets(case, model)
     return lambda: model.train_batch([images], [wanted])

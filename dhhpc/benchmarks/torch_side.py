@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from dhhpc import eddl
 from dhhpc.benchmarks import own_side
 from dhhpc.benchmarks.cases import (
+    LEARNING_RATE,
     AdamStep,
     Case,
     Convolution,
@@ -102,7 +103,7 @@ def training(case: Training) -> Call:
     images = normal(case.batch, *case.input_shape)
     network = channels_last(model)
     del model  # its arrays are not PyTorch's memory
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9)
     loss = F.binary_cross_entropy_with_logits if case.classes == 1 else F.cross_entropy
 
     def step() -> None:
