@@ -40,6 +40,7 @@ def check(found, function, arrays, grad_out, assert_close):
     offset=st.sampled_from([0, 100]),
 )
 @example(batch=2, groups=2, width=150, spatial=(), offset=0)
+@example(batch=200, groups=2, width=9, spatial=(), offset=0)
 def test_group_normalization_equals_pytorch(
     batch, groups, width, spatial, offset, kernels, draw, poisoned, assert_close
 ):
@@ -56,6 +57,7 @@ def test_group_normalization_equals_pytorch(
 
 @PROFILE
 @given(batch=st.integers(1, 4), shape=st.sampled_from([(6,), (300,), (3, 5), (2, 9, 11)]))
+@example(batch=150, shape=(600,))
 def test_layer_normalization_equals_pytorch(batch, shape, kernels, draw, poisoned, assert_close):
     x, grad_out, gamma, beta = (
         draw(1, batch, *shape),

@@ -52,10 +52,11 @@ def batch_normalization(kernels, _):
 
 def group_normalization(kernels, kind):
     def run(x, gradient):
-        weights, groups = {"group": (6, 3), "layer": (x.size // 3, 1)}[kind]
-        x, gradient = (array.reshape(3, 6, -1) for array in (x, gradient))
+        cases = {"group": (3, 6, 3), "layer": (3, x.size // 3, 1), "rows": (300, x.size // 300, 1)}
+        samples, weights, groups = cases[kind]
+        x, gradient = (array.reshape(samples, 6, -1) for array in (x, gradient))
         gamma, beta, grad_gamma, grad_beta = np.full((4, weights), 1.5, np.float32)
-        saved_mean, saved_inverse = np.empty((2, 3 * groups), np.float32)
+        saved_mean, saved_inverse = np.empty((2, samples * groups), np.float32)
         out, grad = np.empty_like(x), np.empty_like(x)
         kernels.group_normalization_forward(x, gamma, beta, out, saved_mean, saved_inverse, groups, 1e-5)
         kernels.group_normalization_backward(
@@ -181,6 +182,7 @@ def optimizer(kernels, name):
         (batch_normalization, ""),
         (group_normalization, "group"),
         (group_normalization, "layer"),
+        (group_normalization, "rows"),
         (pooling, "max"),
         (pooling, "average"),
         (reduction, 0),

@@ -12,7 +12,9 @@ from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 D = np.float64
-_COLUMNS = 128  # weights whose gradients are summed at once
+# Gradients of weights are summed in pieces, the same for any number of threads.
+_COLUMNS = 512
+_SAMPLES = 64
 
 
 @compile_kernel
@@ -126,33 +128,31 @@ def _backward_weights(
     grad_out: np.ndarray,
     saved_mean: np.ndarray,
     saved_inverse: np.ndarray,
-    grad_gamma: np.ndarray,
-    grad_beta: np.ndarray,
+    sums: np.ndarray,
     begin: int,
     end: int,
 ) -> None:
-    """Of weights that cover one element each: sums over the samples."""
-    groups, weights = grad_gamma.shape
+    """Of weights that cover one element each, sums over pieces of the samples (pieces,groups,2,weights)."""
+    pieces, groups, _, weights = sums.shape
     blocks = (weights + _COLUMNS - 1) // _COLUMNS
-    products = np.empty(_COLUMNS, np.float64)
-    totals = np.empty(_COLUMNS, np.float64)
+    samples = x.shape[0] // groups
     for unit in range(begin, end):
-        group = unit // blocks
+        piece = unit // (groups * blocks)
+        group = unit // blocks % groups
         first = unit % blocks * _COLUMNS
-        last = min(first + _COLUMNS, weights)
+        products = sums[piece, group, 0, first : first + _COLUMNS]
+        totals = sums[piece, group, 1, first : first + _COLUMNS]
         products[:] = D(0)
         totals[:] = D(0)
-        for row in range(group, x.shape[0], groups):
+        for n in range(samples * piece // pieces, samples * (piece + 1) // pieces):
+            row = n * groups + group
             center = F(saved_mean[row])
             inverse = F(saved_inverse[row])
-            value = x[row, first:last]
-            gradient = grad_out[row, first:last]
+            value = x[row, first : first + _COLUMNS]
+            gradient = grad_out[row, first : first + _COLUMNS]
             for i in range(value.size):
                 products[i] += D(gradient[i] * ((value[i] - center) * inverse))
                 totals[i] += D(gradient[i])
-        for i in range(last - first):
-            grad_gamma[group, first + i] = products[i]
-            grad_beta[group, first + i] = totals[i]
 
 
 def _check(x: np.ndarray, gamma: np.ndarray, groups: int) -> None:
@@ -215,16 +215,13 @@ def group_normalization_backward(
     saved = saved_mean, saved_inverse_deviation
     of_one_element = values.shape[1] == weights
     if of_one_element:  # before grad_out is overwritten
-        run_shares(
-            _backward_weights,
-            groups * -(-weights // _COLUMNS),
-            2 * x.size,
-            values,
-            slopes,
-            *saved,
-            grad_gamma.reshape(groups, weights, copy=False),
-            grad_beta.reshape(groups, weights, copy=False),
-        )
+        pieces = max(1, min(8, x.shape[0] // _SAMPLES))
+        totals = np.empty((pieces, groups, 2, weights), D)
+        units = pieces * groups * -(-weights // _COLUMNS)
+        run_shares(_backward_weights, units, 2 * x.size, values, slopes, *saved, totals)
+        by_weight = totals.sum(axis=0)
+        grad_gamma[...] = by_weight[:, 0].reshape(gamma.shape)
+        grad_beta[...] = by_weight[:, 1].reshape(gamma.shape)
     sums = np.empty((0 if of_one_element else rows, weights, 2), D)
     run_shares(
         _backward,
@@ -238,6 +235,6 @@ def group_normalization_backward(
         sums,
     )
     if not of_one_element:
-        totals = sums.reshape(x.shape[0], gamma.size, 2).sum(axis=0)
-        grad_gamma[...] = totals[:, 0].reshape(gamma.shape)
-        grad_beta[...] = totals[:, 1].reshape(gamma.shape)
+        by_weight = sums.reshape(x.shape[0], gamma.size, 2).sum(axis=0)
+        grad_gamma[...] = by_weight[:, 0].reshape(gamma.shape)
+        grad_beta[...] = by_weight[:, 1].reshape(gamma.shape)
