@@ -140,10 +140,28 @@ def compute(layer, x, arrays, training):
             return sum(x[1:], x[0])
         case eddl.Flatten():
             return torch.flatten(x[0], 1)
+        case eddl.Embedding():
+            return F.embedding(x[0].long(), arrays["weight"])
+        case eddl.LSTM() | eddl.GRU() | eddl.RNN():
+            return recurrent(layer, x[0], arrays)
         case eddl.UpSampling1D() | eddl.UpSampling2D() | eddl.UpSampling3D():
             options = {} if layer.mode == "nearest" else {"align_corners": False}
             return F.interpolate(x[0], scale_factor=layer.scale, mode=layer.mode, **options)
     raise AssertionError(f"no reference for {layer}")
+
+
+def recurrent(layer, x, arrays):
+    """torch.nn's layer with the same weights, whose gates PyTorch has in another order."""
+    order = {eddl.LSTM: [0, 2, 3, 1], eddl.GRU: [1, 0, 2], eddl.RNN: [0]}[type(layer)]
+    rows = torch.cat([torch.arange(layer.units) + layer.units * gate for gate in order])
+    options = {"nonlinearity": layer.activation} if isinstance(layer, eddl.RNN) else {}
+    kind = getattr(torch.nn, type(layer).__name__)
+    module = kind(x.shape[2], layer.units, batch_first=True, **options).double()
+    bias = arrays["bias"][0].reshape(2, -1)
+    given = [arrays["weight"][0], arrays["recurrent_weight"][0], bias[0], bias[1]]
+    named = {name: array[rows] for (name, _), array in zip(module.named_parameters(), given, strict=True)}
+    steps, _ = torch.func.functional_call(module, named, (x,))
+    return steps if layer.return_sequences else steps[:, -1]
 
 
 def loss(names: str, prediction, target):

@@ -4,7 +4,7 @@ import dhhpc_kernels
 import numpy as np
 import pytest
 import torch
-from dhhpc_kernels.cpu.recurrent import GATES
+from dhhpc_kernels.cpu.recurrent import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ ORDER = {"lstm": [0, 2, 3, 1], "gru": [1, 0, 2], "rnn_tanh": [0], "rnn_relu": [0
 def arrays(kind, samples, steps, features, units, sequences, seed=0):
     """x, weights and the gradient of out."""
     generator = np.random.default_rng([seed, samples, steps, features, units])
-    rows = GATES[kind] * units
+    rows = KINDS[kind].gates * units
     shapes = [
         (samples, steps, features),
         (1, rows, features),
@@ -35,13 +35,16 @@ def arrays(kind, samples, steps, features, units, sequences, seed=0):
 
 def run(kernels, kind, x, weight, recurrent_weight, bias, grad_out, input_gradient=True):
     """out and all gradients, from buffers full of NaN."""
-    samples, steps, _ = x.shape
+    samples, steps, features = x.shape
     rows, units = recurrent_weight.shape[1:]
 
     def empty(*shape):
         return np.full(shape, np.nan, np.float32)
 
-    out, workspace = empty(*grad_out.shape), empty(kernels.recurrent_workspace(kind, samples, units))
+    out, workspace = (
+        empty(*grad_out.shape),
+        empty(kernels.recurrent_workspace(kind, samples, steps, features, units)),
+    )
     states = empty(samples, steps, rows), empty(samples, steps, units)
     memory = empty(samples, steps, units) if kind in ("lstm", "gru") else None
     kernels.recurrent_forward(kind, x, weight, recurrent_weight, bias, out, *states, memory, workspace)
@@ -76,7 +79,7 @@ def reference(kind, x, weight, recurrent_weight, bias, grad_out):
     return [out.detach().numpy(), inputs.grad.numpy(), gradients[0][None], gradients[1][None], both]
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", KINDS)
 @PROFILE
 @given(
     samples=st.integers(1, 4),
@@ -91,7 +94,7 @@ def test_equal_to_pytorch(kind, kernels, assert_close, samples, steps, features,
         assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_long_sequences_and_large_numbers(kind, kernels, assert_close):
     """Saturated gates neither overflow nor lose the gradient that is left."""
     x, *others = arrays(kind, 2, 60, 5, 33, sequences=True, seed=3)
@@ -102,7 +105,7 @@ def test_long_sequences_and_large_numbers(kind, kernels, assert_close):
         assert_close(ours, theirs, 2e-5)
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_the_gradient_of_the_input_the_others_stay(kind, kernels):
     given = arrays(kind, 3, 4, 5, 6, sequences=False)
     whole, part = run(kernels, kind, *given), run(kernels, kind, *given, input_gradient=False)
@@ -111,9 +114,9 @@ def test_without_the_gradient_of_the_input_the_others_stay(kind, kernels):
         assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_on_any_number_of_threads(kind, kernels):
-    """Over the least work that is shared out; also the products are BLAS's own on each."""
+    """Over the least work that is shared out."""
     given = arrays(kind, 7, 3, 11, 700, sequences=True)
     before = dhhpc_kernels.threads()
     try:
@@ -127,7 +130,7 @@ def test_same_bits_on_any_number_of_threads(kind, kernels):
 
 
 def test_nan_gets_through(kernels):
-    for kind in GATES:
+    for kind in KINDS:
         x, *others = arrays(kind, 2, 4, 3, 5, sequences=True)
         x[1, 2, 0] = np.nan
         out = run(kernels, kind, x, *others)[0]

@@ -70,7 +70,7 @@ class RecurrentLayer(Layer):
         return [((batch, time, rows), np.float32), states, *memory]
 
     def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:
-        return int(kernels.recurrent_workspace(self.kind, batch, self.units))
+        return int(kernels.recurrent_workspace(self.kind, batch, *shapes[0], self.units))
 
     def kept(self, buffers: Buffers) -> tuple[Array, Array, Array | None]:
         """What forward saved: gates, hidden states and memory."""
@@ -149,7 +149,8 @@ class RecurrentLayer(Layer):
         """Further options of the constructor; refuses other activations than the operator's own."""
         given = node.attributes.get("activations", cls.usual_activations)
         if [name.lower() for name in given] != [name.lower() for name in cls.usual_activations]:
-            raise node.refuse(f"activations {given} are not supported; export the usual ones")
+            found = ", ".join(name.decode() for name in given)
+            raise node.refuse(f"only the usual activations are supported, found {found}; export those")
         return {}
 
     usual_activations: ClassVar[tuple[bytes, ...]] = (b"Sigmoid", b"Tanh", b"Tanh")

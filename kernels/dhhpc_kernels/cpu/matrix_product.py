@@ -8,7 +8,7 @@ number of threads; here each number of the result is summed in one order.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, copy_rows, multiply_tile
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
 
@@ -16,7 +16,10 @@ F = np.float32
 
 DEPTH = 512  # of a piece: a panel of columns stays in the second-level cache, one of rows in the first
 HEIGHT = 2048  # rows packed at once, which bounds the workspace
-_BAND = 24  # panels of rows that stay in the second-level cache while the columns go by
+_BAND = 96 // ROWS  # panels of rows that stay in the second-level cache while the columns go by
+_LINE = 16  # floats of a cache line
+_PIECE = 64  # numbers of a line that are packed at once
+_TOGETHER = 2 if COLUMNS % _LINE else 1  # panels of columns that make up whole cache lines of the result
 # Below this many multiplications a share takes about as long as handing it to a thread.
 _LEAST_PRODUCTS = 2**20
 
@@ -45,23 +48,38 @@ def pack_panels(
 ) -> None:
     """packed[p, k, i] = source[(p*width + i)*line_step + k*depth_step], 0 past the last line; both flat.
 
-    p from first to last, k below depth, i below width.
+    p from first to last, k below depth, i below width, which is ROWS or COLUMNS.
     """
+    if line_step == 1:
+        # Whole cache lines of packed panels, and long pieces of the source's rows, which lie pages apart.
+        whole = min(last, lines // width)
+        together, deep = max(1, _PIECE // width), max(1, _LINE // width)
+        for start in range(first, whole, together):
+            for top in range(0, depth, deep):
+                for p in range(start, min(start + together, whole)):
+                    for k in range(top, min(top + deep, depth)):
+                        for i in range(0, width, ROWS):
+                            copy_rows(
+                                source, k * depth_step + p * width + i, packed, (p * depth + k) * width + i
+                            )
+        first = max(first, whole)
     for p in range(first, last):
         full = min(width, lines - p * width)
-        begin = p * width * line_step
-        for k in range(depth):
-            line = packed[(p * depth + k) * width : (p * depth + k + 1) * width]
-            place = begin + k * depth_step
-            if line_step == 1:
-                values = source[place : place + full]
-                for i in range(full):
-                    line[i] = values[i]
-            else:
-                for i in range(full):
-                    line[i] = source[place + i * line_step]
-            for i in range(full, width):
-                line[i] = F(0)
+        # A piece of each line at once: they lie so far apart that few stay in the cache.
+        for start in range(0, depth, _PIECE):
+            stop = min(start + _PIECE, depth)
+            for i in range(width):
+                target = packed[(p * depth + start) * width + i : (p * depth + stop) * width : width]
+                begin = (p * width + i) * line_step
+                if i >= full:
+                    target[:] = F(0)
+                elif depth_step == 1:
+                    line = source[begin + start : begin + stop]
+                    for k in range(line.size):
+                        target[k] = line[k]
+                else:
+                    for k in range(target.size):
+                        target[k] = source[begin + (start + k) * depth_step]
 
 
 @compile_kernel
@@ -83,22 +101,24 @@ def _multiply(
     depth = offsets.size
     tile = np.empty(ROWS * COLUMNS, np.float32)
     for band in range(first_row, last_row, _BAND):
-        for q in range(first_column, last_column):
-            width = min(COLUMNS, columns - q * COLUMNS)
+        for pair in range(first_column, last_column, _TOGETHER):
             for p in range(band, min(band + _BAND, last_row)):
-                multiply_tile(
-                    left, p * ROWS * depth, offsets, 0, depth, right, q * COLUMNS * depth, tile, 0, COLUMNS
-                )
-                for i in range(min(ROWS, rows - p * ROWS)):
-                    start = (p * ROWS + i) * pitch + q * COLUMNS
-                    target = out[start : start + width]
-                    sums = tile[i * COLUMNS : i * COLUMNS + width]
-                    if add:
-                        for j in range(width):
-                            target[j] += sums[j]
-                    else:
-                        for j in range(width):
-                            target[j] = sums[j]
+                for q in range(pair, min(pair + _TOGETHER, last_column)):
+                    a, b, place = p * ROWS * depth, q * COLUMNS * depth, p * ROWS * pitch + q * COLUMNS
+                    height, width = min(ROWS, rows - p * ROWS), min(COLUMNS, columns - q * COLUMNS)
+                    if height == ROWS and width == COLUMNS and not add:
+                        multiply_tile(left, a, offsets, 0, depth, right, b, out, place, pitch)
+                        continue
+                    multiply_tile(left, a, offsets, 0, depth, right, b, tile, 0, COLUMNS)
+                    for i in range(height):
+                        target = out[place + i * pitch : place + i * pitch + width]
+                        sums = tile[i * COLUMNS : i * COLUMNS + width]
+                        if add:
+                            for j in range(width):
+                                target[j] += sums[j]
+                        else:
+                            for j in range(width):
+                                target[j] = sums[j]
 
 
 def matrix_product_workspace(rows: int, depth: int, columns: int) -> int:

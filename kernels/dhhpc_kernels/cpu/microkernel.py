@@ -1,4 +1,4 @@
-"""The two register-blocked inner loops of convolution, emitted as LLVM vector code.
+"""The register-blocked inner loops of convolution and matrix products, emitted as LLVM vector code.
 
 Numba's own loops spill the block of sums to memory. Here each sum is a vector value that lives in a register
 over the whole loop, so the multiply-add units stay busy (Goto and van de Geijn 2008 explain the blocking).
@@ -222,5 +222,21 @@ def _add_products(
     return signature, generate
 
 
+def _copy_rows(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
+    """target[start + i] = source[place + i], i below ROWS, as one vector."""
+    signature = types.void(_FLOATS, types.int64, _FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, target, start = arguments
+        rows = ir.VectorType(_FLOAT, ROWS).as_pointer()
+        source = builder.bitcast(_pointer(context, builder, signature.args[0], source, place), rows)
+        target = builder.bitcast(_pointer(context, builder, signature.args[2], target, start), rows)
+        builder.store(builder.load(source, align=4), target, align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
 add_products: Callable[..., None] = intrinsic(_add_products)
+copy_rows: Callable[..., None] = intrinsic(_copy_rows)

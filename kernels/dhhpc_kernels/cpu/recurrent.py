@@ -1,7 +1,6 @@
 """Recurrent layers over whole sequences: LSTM, GRU and simple RNN.
 
-The products with the inputs of all time steps, and those of the weight gradients, are one matrix product of
-BLAS each; a time step is one product with the recurrent weights and one pass over the gates.
+The products with the inputs of all time steps are one matrix product, and so is each weight gradient.
 
 Shapes: x (N,T,F) is N samples of T steps; out is (N,T,H), or (N,H) for the last step alone. Weights lie as
 ONNX has them, in one direction: weight (1,GH,F), recurrent_weight (1,GH,H), bias (1,2GH) with those of the
@@ -15,26 +14,57 @@ hidden (N,T,H), the hidden state before each step; and memory (N,T,H), the LSTM'
 the GRU's recurrent part of the hidden gate, None for RNN.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.exponential import exponential, hyperbolic_tangent
+from dhhpc_kernels.cpu.matrix_product import (
+    matrix_product,
+    matrix_product_workspace,
+    pack_panels,
+    panels,
+    row_steps,
+)
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS
+from dhhpc_kernels.cpu.recurrent_steps import (
+    GRU,
+    LSTM,
+    RNN_RELU,
+    RNN_TANH,
+    backward_step,
+    forward_step,
+)
+from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_shares
 
-F = np.float32
 
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-# An exponential takes as long as this many floats that are only read or written.
-_WORK = 8
+class Kind(NamedTuple):
+    """A kind of recurrent layer: its number in the kernels, and how many gates it has."""
+
+    number: int
+    gates: int
 
 
-def recurrent_workspace(kind: str, samples: int, units: int) -> int:
-    """The float32 numbers that forward and backward need as workspace; kind: "lstm", "gru", "rnn_tanh" or
-    "rnn_relu"."""
-    return samples * units * (GATES[kind] + 3)
+KINDS = {
+    "lstm": Kind(LSTM, 4),
+    "gru": Kind(GRU, 3),
+    "rnn_tanh": Kind(RNN_TANH, 1),
+    "rnn_relu": Kind(RNN_RELU, 1),
+}
+# What shares of work are counted in is a float that is read or written: it takes as long as this many
+# multiplications, and a gate's function as long as this many floats.
+_PRODUCTS, _FUNCTION = 32, 16
+
+
+def recurrent_workspace(kind: str, samples: int, steps: int, features: int, units: int) -> int:
+    """The float32 numbers that forward and backward need as workspace; kind: a key of KINDS."""
+    rows, width = samples * steps, KINDS[kind].gates * units
+    packed = panels(units, COLUMNS) * COLUMNS * width
+    states = 2 * panels(samples, ROWS) * ROWS * width
+    whole = [(rows, features, width), (rows, width, features), (width, rows, features), (width, rows, units)]
+    return max(
+        packed + states + samples * (width + units), *(matrix_product_workspace(*sizes) for sizes in whole)
+    )
 
 
 def recurrent_forward(
@@ -50,18 +80,38 @@ def recurrent_forward(
     workspace: np.ndarray,
 ) -> None:
     """out = the hidden states of a recurrent layer; shapes and what is saved: see the module."""
-    samples, steps, _ = x.shape
-    width = gates.shape[2]
-    np.matmul(_rows(x), weight[0].T, out=_rows(gates))
-    products = workspace[: samples * width].reshape(samples, width)
+    samples, steps, features = x.shape
+    units, width = hidden.shape[2], gates.shape[2]
+    check_workspace(workspace, recurrent_workspace(kind, samples, steps, features, units))
+    matrix_product(_rows(x), weight[0].T, _rows(gates), workspace)
+    weights, states, rest = _split(workspace, units, samples, width, units)
+    size = weights.size // KINDS[kind].gates
+    for gate in range(KINDS[kind].gates):
+        lines = recurrent_weight[0, gate * units : (gate + 1) * units]
+        _pack(lines, units, 1, units, units, weights[gate * size :])
+    products = rest[: samples * width].reshape(samples, width)
     products.fill(0)
     hidden[:, 0] = 0
-    step = _FORWARD[kind]
-    written = out.reshape(samples, -1, hidden.shape[2])
+    written = out.reshape(samples, -1, units)
+    offsets = row_steps(units)
     for time in range(steps):
-        if time:
-            np.matmul(hidden[:, time], recurrent_weight[0].T, out=products)
-        _over_samples(step, gates, products, bias[0], hidden, memory, written, time)
+        run_shares(
+            forward_step,
+            panels(units, COLUMNS),
+            _work(samples, units, width),
+            KINDS[kind].number,
+            gates,
+            products,
+            bias[0],
+            hidden,
+            hidden if memory is None else memory,
+            written,
+            weights,
+            states[time % 2],
+            states[1 - time % 2],
+            offsets,
+            time,
+        )
 
 
 def recurrent_backward(
@@ -80,34 +130,48 @@ def recurrent_backward(
     workspace: np.ndarray,
 ) -> None:
     """The gradients of recurrent_forward, given what it saved; `gates` and `memory` are overwritten."""
-    samples, steps, units = hidden.shape
-    size = samples * units
-    carried, through_products, partial = workspace[: 3 * size].reshape(3, samples, units)
+    samples, steps, features = x.shape
+    units, width = hidden.shape[2], gates.shape[2]
+    check_workspace(workspace, recurrent_workspace(kind, samples, steps, features, units))
+    weights, states, rest = _split(workspace, units, samples, width, width)
+    _pack(recurrent_weight[0], 1, units, units, width, weights)
+    products, carried = rest[: 2 * samples * units].reshape(2, samples, units)
+    products.fill(0)
     carried.fill(0)
-    through_products.fill(0)
-    step = _BACKWARD[kind]
     read = grad_out.reshape(samples, -1, units)
-    recurrent = recurrent_weight[0]
-    # GRU's hidden gate alone sends another gradient to its recurrent part: it lies in `memory`.
-    shared = 2 * units if kind == "gru" else gates.shape[2]
+    offsets = row_steps(width)
     for time in reversed(range(steps)):
-        _over_samples(step, gates, hidden, memory, read, through_products, carried, time)
-        if time:
-            np.matmul(gates[:, time, :shared], recurrent[:shared], out=through_products)
-            if memory is not None and kind == "gru":
-                np.matmul(memory[:, time], recurrent[shared:], out=partial)
-                np.add(through_products, partial, out=through_products)
+        run_shares(
+            backward_step,
+            panels(units, COLUMNS),
+            _work(samples, units, width),
+            KINDS[kind].number,
+            gates,
+            products,
+            carried,
+            hidden,
+            hidden if memory is None else memory,
+            read,
+            weights,
+            states[time % 2],
+            states[1 - time % 2],
+            offsets,
+            time,
+        )
     slopes, before = _rows(gates), _rows(hidden)
     if grad_x is not None:
-        np.matmul(slopes, weight[0], out=_rows(grad_x))
-    np.matmul(slopes.T, _rows(x), out=grad_weight[0])
-    np.matmul(slopes[:, :shared].T, before, out=grad_recurrent_weight[0, :shared])
+        matrix_product(slopes, weight[0], _rows(grad_x), workspace)
+    matrix_product(slopes.T, _rows(x), grad_weight[0], workspace)
     of_inputs, of_products = grad_bias.reshape(2, -1)
     np.sum(slopes, axis=0, out=of_inputs)
     np.copyto(of_products, of_inputs)
+    shared = width
     if memory is not None and kind == "gru":
-        np.matmul(_rows(memory).T, before, out=grad_recurrent_weight[0, shared:])
+        # The hidden gate's recurrent product has another gradient than its input.
+        shared = 2 * units
+        matrix_product(_rows(memory).T, before, grad_recurrent_weight[0, shared:], workspace)
         np.sum(_rows(memory), axis=0, out=of_products[shared:])
+    matrix_product(slopes[:, :shared].T, before, grad_recurrent_weight[0, :shared], workspace)
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
@@ -115,303 +179,34 @@ def _rows(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, array.shape[2], copy=False)
 
 
-def _over_samples(step: Callable[..., None], gates: np.ndarray, *arguments: Any) -> None:
-    samples, _, width = gates.shape
-    run_shares(step, samples, _WORK * samples * width, gates, *arguments)
+def _split(
+    workspace: np.ndarray, units: int, samples: int, width: int, depth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The packed weights, two states of a depth, which take turns, and the rest."""
+    weights = panels(units, COLUMNS) * COLUMNS * width
+    state = panels(samples, ROWS) * ROWS * depth
+    states = workspace[weights : weights + 2 * state].reshape(2, state)
+    # Samples that only fill a panel up: what they hold is computed with, and left out.
+    states.fill(0)
+    return workspace[:weights], states, workspace[weights + 2 * state :]
 
 
-# The compiler vectorises a loop only over few arrays, as it checks that they do not overlap: hence one short
-# loop a gate, over rows that stay in the first-level cache.
-
-
-@compile_kernel
-def _add(row: np.ndarray, product: np.ndarray, bias: np.ndarray) -> None:
-    """row += product + both halves of bias"""
-    for k in range(row.size):
-        row[k] += product[k] + (bias[k] + bias[row.size + k])
-
-
-@compile_kernel
-def _sigmoid(row: np.ndarray) -> None:
-    for k in range(row.size):
-        row[k] = F(1) / (F(1) + exponential(-row[k]))
-
-
-@compile_kernel
-def _tanh(row: np.ndarray) -> None:
-    for k in range(row.size):
-        row[k] = hyperbolic_tangent(row[k])
-
-
-@compile_kernel
-def _keep(state: np.ndarray, hidden: np.ndarray, out: np.ndarray, n: int, time: int) -> None:
-    """Write a new hidden state to where the next step and the caller read it."""
-    if time + 1 < hidden.shape[1]:
-        hidden[n, time + 1, :] = state
-    if out.shape[1] == hidden.shape[1]:
-        out[n, time, :] = state
-    elif time + 1 == hidden.shape[1]:
-        out[n, 0, :] = state
-
-
-@compile_kernel
-def _lstm_forward(
-    gates: np.ndarray,
-    products: np.ndarray,
-    bias: np.ndarray,
-    hidden: np.ndarray,
-    memory: np.ndarray,
-    out: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
+def _pack(
+    weights: np.ndarray, line_step: int, depth_step: int, units: int, depth: int, packed: np.ndarray
 ) -> None:
-    units = hidden.shape[2]
-    state = np.empty(units, np.float32)
-    for n in range(first, last):
-        row = gates[n, time]
-        _add(row, products[n], bias)
-        _sigmoid(row[: 3 * units])
-        _tanh(row[3 * units :])
-        enter = row[:units]
-        leave = row[units : 2 * units]
-        forget = row[2 * units : 3 * units]
-        candidate = row[3 * units :]
-        cell = memory[n, time]
-        if time:
-            earlier = memory[n, time - 1]
-            for j in range(units):
-                cell[j] = forget[j] * earlier[j] + enter[j] * candidate[j]
-        else:
-            for j in range(units):
-                cell[j] = enter[j] * candidate[j]
-        for j in range(units):
-            state[j] = leave[j] * hyperbolic_tangent(cell[j])
-        _keep(state, hidden, out, n, time)
+    run_shares(
+        pack_panels,
+        panels(units, COLUMNS),
+        2 * weights.size,
+        weights.reshape(-1),
+        line_step,
+        depth_step,
+        units,
+        depth,
+        COLUMNS,
+        packed,
+    )
 
 
-@compile_kernel
-def _gru_forward(
-    gates: np.ndarray,
-    products: np.ndarray,
-    bias: np.ndarray,
-    hidden: np.ndarray,
-    memory: np.ndarray,
-    out: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    units = hidden.shape[2]
-    state = np.empty(units, np.float32)
-    of_inputs = bias[2 * units : 3 * units]
-    of_products = bias[5 * units :]
-    for n in range(first, last):
-        row = gates[n, time]
-        for k in range(2 * units):
-            row[k] += products[n, k] + (bias[k] + bias[3 * units + k])
-        _sigmoid(row[: 2 * units])
-        update = row[:units]
-        reset = row[units : 2 * units]
-        candidate = row[2 * units :]
-        product = products[n, 2 * units :]
-        recurrent = memory[n, time]
-        for j in range(units):
-            recurrent[j] = product[j] + of_products[j]
-        for j in range(units):
-            candidate[j] += of_inputs[j] + reset[j] * recurrent[j]
-        _tanh(candidate)
-        before = hidden[n, time]
-        for j in range(units):
-            state[j] = candidate[j] + update[j] * (before[j] - candidate[j])
-        _keep(state, hidden, out, n, time)
-
-
-@compile_kernel
-def _rnn_tanh_forward(
-    gates: np.ndarray,
-    products: np.ndarray,
-    bias: np.ndarray,
-    hidden: np.ndarray,
-    memory: None,
-    out: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    for n in range(first, last):
-        row = gates[n, time]
-        _add(row, products[n], bias)
-        _tanh(row)
-        _keep(row, hidden, out, n, time)
-
-
-@compile_kernel
-def _rnn_relu_forward(
-    gates: np.ndarray,
-    products: np.ndarray,
-    bias: np.ndarray,
-    hidden: np.ndarray,
-    memory: None,
-    out: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    for n in range(first, last):
-        row = gates[n, time]
-        _add(row, products[n], bias)
-        for j in range(row.size):
-            row[j] = F(0) if row[j] <= F(0) else row[j]
-        _keep(row, hidden, out, n, time)
-
-
-@compile_kernel
-def _slope(
-    grad_out: np.ndarray, through_products: np.ndarray, n: int, time: int, steps: int, slope: np.ndarray
-) -> None:
-    """slope = the gradient of the hidden state after a step: of what reads it there, and of later steps."""
-    later = through_products[n]
-    for j in range(slope.size):
-        slope[j] = later[j]
-    if grad_out.shape[1] == steps:
-        line = grad_out[n, time]
-        for j in range(slope.size):
-            slope[j] += line[j]
-    elif time + 1 == steps:
-        line = grad_out[n, 0]
-        for j in range(slope.size):
-            slope[j] += line[j]
-
-
-@compile_kernel
-def _lstm_backward(
-    gates: np.ndarray,
-    hidden: np.ndarray,
-    memory: np.ndarray,
-    grad_out: np.ndarray,
-    through_products: np.ndarray,
-    carried: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    _, steps, units = hidden.shape
-    slope = np.empty(units, np.float32)
-    for n in range(first, last):
-        _slope(grad_out, through_products, n, time, steps, slope)
-        row = gates[n, time]
-        enter = row[:units]
-        leave = row[units : 2 * units]
-        forget = row[2 * units : 3 * units]
-        candidate = row[3 * units :]
-        cell = memory[n, time]
-        grad_cell = carried[n]
-        for j in range(units):
-            shown = hyperbolic_tangent(cell[j])
-            grad_cell[j] += slope[j] * leave[j] * (F(1) - shown * shown)
-            leave[j] = slope[j] * shown * leave[j] * (F(1) - leave[j])
-        for j in range(units):
-            entered, proposed = enter[j], candidate[j]
-            enter[j] = grad_cell[j] * proposed * entered * (F(1) - entered)
-            candidate[j] = grad_cell[j] * entered * (F(1) - proposed * proposed)
-        if time:
-            earlier = memory[n, time - 1]
-            for j in range(units):
-                kept = forget[j]
-                forget[j] = grad_cell[j] * earlier[j] * kept * (F(1) - kept)
-                grad_cell[j] *= kept
-        else:
-            forget[:] = F(0)
-
-
-@compile_kernel
-def _gru_backward(
-    gates: np.ndarray,
-    hidden: np.ndarray,
-    memory: np.ndarray,
-    grad_out: np.ndarray,
-    through_products: np.ndarray,
-    carried: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    _, steps, units = hidden.shape
-    slope = np.empty(units, np.float32)
-    for n in range(first, last):
-        _slope(grad_out, through_products, n, time, steps, slope)
-        direct = carried[n]
-        row = gates[n, time]
-        update = row[:units]
-        reset = row[units : 2 * units]
-        candidate = row[2 * units :]
-        recurrent = memory[n, time]
-        before = hidden[n, time]
-        for j in range(units):
-            slope[j] += direct[j]
-            direct[j] = slope[j] * update[j]
-        for j in range(units):
-            kept, proposed = update[j], candidate[j]
-            update[j] = slope[j] * (before[j] - proposed) * kept * (F(1) - kept)
-            candidate[j] = slope[j] * (F(1) - kept) * (F(1) - proposed * proposed)
-        for j in range(units):
-            let, product = reset[j], recurrent[j]
-            reset[j] = candidate[j] * product * let * (F(1) - let)
-            recurrent[j] = candidate[j] * let
-
-
-@compile_kernel
-def _rnn_tanh_backward(
-    gates: np.ndarray,
-    hidden: np.ndarray,
-    memory: None,
-    grad_out: np.ndarray,
-    through_products: np.ndarray,
-    carried: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    _, steps, units = hidden.shape
-    slope = np.empty(units, np.float32)
-    for n in range(first, last):
-        _slope(grad_out, through_products, n, time, steps, slope)
-        row = gates[n, time]
-        for j in range(units):
-            row[j] = slope[j] * (F(1) - row[j] * row[j])
-
-
-@compile_kernel
-def _rnn_relu_backward(
-    gates: np.ndarray,
-    hidden: np.ndarray,
-    memory: None,
-    grad_out: np.ndarray,
-    through_products: np.ndarray,
-    carried: np.ndarray,
-    time: int,
-    first: int,
-    last: int,
-) -> None:
-    _, steps, units = hidden.shape
-    slope = np.empty(units, np.float32)
-    for n in range(first, last):
-        _slope(grad_out, through_products, n, time, steps, slope)
-        row = gates[n, time]
-        for j in range(units):
-            row[j] = F(0) if row[j] <= F(0) else slope[j]
-
-
-_FORWARD: dict[str, Callable[..., None]] = {
-    "lstm": _lstm_forward,
-    "gru": _gru_forward,
-    "rnn_tanh": _rnn_tanh_forward,
-    "rnn_relu": _rnn_relu_forward,
-}
-_BACKWARD: dict[str, Callable[..., None]] = {
-    "lstm": _lstm_backward,
-    "gru": _gru_backward,
-    "rnn_tanh": _rnn_tanh_backward,
-    "rnn_relu": _rnn_relu_backward,
-}
+def _work(samples: int, units: int, width: int) -> int:
+    return samples * width * (units // _PRODUCTS + _FUNCTION)

@@ -9,4 +9,4 @@ def check_workspace(workspace: np.ndarray, size: int) -> None:
     Raises ValueError, which says how many floats it lacks.
     """
     if workspace.size < size:
-        raise ValueError(f"the workspace lacks {size - workspace.size} floats: see convolution_workspace")
+        raise ValueError(f"the workspace lacks {size - workspace.size} floats: see the kernel's _workspace")
