@@ -126,8 +126,7 @@ def test_a_file_in_the_folders_place_is_said_once(tmp_path):
     assert str(tmp_path / "file") in line
 
 
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize(("suffix", "size"), [("nbi", 0), ("nbi", 100), ("nbc", 100)])
 def test_files_cut_short_are_replaced(filled, tmp_path, suffix, size):
     folder = shutil.copytree(filled, tmp_path / "cache")
     for path in folder.rglob(f"*.{suffix}"):
