@@ -172,7 +172,7 @@ class KernelCache(FunctionCache):
                 time.sleep(0.02)
             except OSError as error:
                 tell_once(
-                    f"{self.folder}: the file system has no locks ({error.strerror}), so processes that "
+                    f"{cache_folder()}: the file system has no locks ({error.strerror}), so processes that "
                     "start together compile the same kernels; run `dhhpc kernels build` before a job"
                 )
                 break
@@ -181,6 +181,6 @@ class KernelCache(FunctionCache):
     def _not_kept(self, error: OSError) -> None:
         unkept.add(self._impl.filename_base)
         tell_once(
-            f"compiled kernels are not kept ({error}); "
+            f"{cache_folder()}: compiled kernels are not kept ({error.strerror}); "
             "set DHHPC_CACHE_DIR to a writable folder or to one that `dhhpc kernels build` has filled"
         )
