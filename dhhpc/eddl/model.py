@@ -12,11 +12,12 @@ import numpy as np
 
 from dhhpc.eddl import finiteness, initializers
 from dhhpc.eddl.arrays import as_inputs, as_targets
-from dhhpc.eddl.graph import Array, Layer, Parameter, Randomness, Shape, topological_order
+from dhhpc.eddl.graph import Array, Layer, Randomness, Shape, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
+from dhhpc.eddl.storage import aligned_bytes, allocate, views
 from dhhpc.errors import DhhpcError
 
 # Plans kept: the batch, the last smaller batch, and the same two for evaluation.
@@ -426,29 +427,3 @@ class Model:
                 f"{separate / 2**20:.1f} MiB if every activation and gradient had its own buffer"
             )
         return "\n".join(lines)
-
-
-def allocate(wanted: Sequence[Sequence[Parameter]]) -> tuple[Array, list[list[Array]]]:
-    """One zeroed flat float32 vector for all arrays of all layers, and the views of each layer."""
-    total = sum(int(np.prod(parameter.shape)) for layer in wanted for parameter in layer)
-    vector = np.zeros(total, np.float32)
-    return vector, views(vector, wanted)
-
-
-def views(vector: Array, wanted: Sequence[Sequence[Parameter]]) -> list[list[Array]]:
-    found: list[list[Array]] = []
-    start = 0
-    for layer in wanted:
-        found.append([])
-        for parameter in layer:
-            size = int(np.prod(parameter.shape))
-            found[-1].append(vector[start : start + size].reshape(parameter.shape))
-            start += size
-    return found
-
-
-def aligned_bytes(size: int, alignment: int = 64) -> Array:
-    """Bytes whose address is a multiple of `alignment`."""
-    raw = np.empty(size + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + size]
