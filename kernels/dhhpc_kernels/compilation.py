@@ -19,7 +19,20 @@ kernels: list[Any] = []
 
 def compile_kernel(function: Function) -> Function:
     """Decorate a kernel: compiled by Numba on its first call, without the interpreter's lock, and cached."""
-    compiled: Any = numba.njit(nogil=True, fastmath=_FAST_MATH, error_model="numpy")(function)
+    return _compile(function, _FAST_MATH)
+
+
+def compile_in_order(function: Function) -> Function:
+    """As `compile_kernel`, but sums and products of several numbers keep the order in which they are written.
+
+    The compiler may take another order for the numbers that are left over at the end of a vectorised loop. So
+    a kernel that computes each number by itself rounds it alike wherever a thread's share ends.
+    """
+    return _compile(function, _FAST_MATH - {"reassoc"})
+
+
+def _compile(function: Function, fast_math: set[str]) -> Function:
+    compiled: Any = numba.njit(nogil=True, fastmath=fast_math, error_model="numpy")(function)
     cache = KernelCache(function)
     compile_or_load = compiled.compile
 

@@ -8,7 +8,7 @@ COLUMNS), as the inner loop reads them.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_in_order
 from dhhpc_kernels.cpu.exponential import exponential, hyperbolic_tangent
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
 
@@ -20,7 +20,7 @@ LSTM, GRU, RNN_TANH, RNN_RELU = range(4)
 # loop a gate, over rows that stay in the first-level cache.
 
 
-@compile_kernel
+@compile_in_order
 def _multiply_state(
     state: np.ndarray,
     weights: np.ndarray,
@@ -47,7 +47,7 @@ def _multiply_state(
         panel += 1
 
 
-@compile_kernel
+@compile_in_order
 def _leave(
     values: np.ndarray, time: int, begin: int, end: int, state: np.ndarray, depth: int, place: int
 ) -> None:
@@ -62,25 +62,25 @@ def _leave(
                 target[j] = line[j]
 
 
-@compile_kernel
+@compile_in_order
 def _add(row: np.ndarray, product: np.ndarray, of_input: np.ndarray, of_product: np.ndarray) -> None:
     for k in range(row.size):
         row[k] += product[k] + (of_input[k] + of_product[k])
 
 
-@compile_kernel
+@compile_in_order
 def _sigmoid(row: np.ndarray) -> None:
     for k in range(row.size):
         row[k] = F(1) / (F(1) + exponential(-row[k]))
 
 
-@compile_kernel
+@compile_in_order
 def _tanh(row: np.ndarray) -> None:
     for k in range(row.size):
         row[k] = hyperbolic_tangent(row[k])
 
 
-@compile_kernel
+@compile_in_order
 def _lstm_forward(
     gates: np.ndarray, memory: np.ndarray, n: int, time: int, begin: int, shown: np.ndarray
 ) -> None:
@@ -105,7 +105,7 @@ def _lstm_forward(
         shown[j] = leave[j] * hyperbolic_tangent(cell[j])
 
 
-@compile_kernel
+@compile_in_order
 def _gru_forward(
     gates: np.ndarray,
     products: np.ndarray,
@@ -139,7 +139,7 @@ def _gru_forward(
         shown[j] = candidate[j] + update[j] * (before[j] - candidate[j])
 
 
-@compile_kernel
+@compile_in_order
 def forward_step(
     kind: int,
     gates: np.ndarray,
@@ -202,7 +202,7 @@ def forward_step(
         _leave(hidden, time + 1, begin, end, following, units, begin)
 
 
-@compile_kernel
+@compile_in_order
 def _lstm_backward(
     gates: np.ndarray,
     memory: np.ndarray,
@@ -238,7 +238,7 @@ def _lstm_backward(
         forget[:] = F(0)
 
 
-@compile_kernel
+@compile_in_order
 def _gru_backward(
     gates: np.ndarray,
     hidden: np.ndarray,
@@ -272,7 +272,7 @@ def _gru_backward(
         recurrent[j] = candidate[j] * let
 
 
-@compile_kernel
+@compile_in_order
 def backward_step(
     kind: int,
     gates: np.ndarray,
