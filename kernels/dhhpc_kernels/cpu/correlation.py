@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products, multiply_tile
 
@@ -158,23 +159,21 @@ def _pack_planes(
             place = (channel * len(plan.source_starts) + which) * plan.plane
             for row in range(rows + plan.plane_rows_more):
                 y = (first_row + row) * step_y + plan.source_starts[which, 0]
-                line = packed[place : place + pitch]
                 if y < 0 or y >= height or start_plane < 0:
-                    for i in range(pitch):
-                        line[i] = F(0)
+                    packed[place : place + pitch] = F(0)
                 else:
-                    for i in range(left):
-                        line[i] = F(0)
-                    pixels = source.values[start_plane + y * width + left * step_x + start :]
-                    inside = line[left:right]
+                    for i in range(place, place + left):
+                        packed[i] = F(0)
+                    begin = start_plane + y * width + left * step_x + start
                     if step_x == 1:
-                        for i in range(inside.size):
-                            inside[i] = pixels[i]
+                        copy_floats(source.values, begin, packed, place + left, right - left)
                     else:
+                        pixels = source.values[begin:]
+                        inside = packed[place + left : place + right]
                         for i in range(inside.size):
                             inside[i] = pixels[i * step_x]
-                    for i in range(right, pitch):
-                        line[i] = F(0)
+                    for i in range(place + right, place + pitch):
+                        packed[i] = F(0)
                 place += pitch
             # What vectors read beyond the last row must be a number: it is multiplied by 0.
             packed[place : (channel * len(plan.source_starts) + which + 1) * plan.plane] = F(0)
@@ -182,33 +181,37 @@ def _pack_planes(
 
 @compile_kernel
 def _store_rows(
-    run: np.ndarray,
-    out: Planes,
-    start_plane: int,
-    bias: np.float32,
-    plan: Plan,
-    phase: int,
-    first_row: int,
+    runs: np.ndarray,
+    begin: int,
+    pitch: int,
     rows: int,
+    columns: int,
+    out: np.ndarray,
+    plane: int,
+    size: Pair,
+    first: Pair,
+    step: Pair,
 ) -> None:
-    """Write a channel's flat run to its rows and columns of the plane that begins there, plus the bias."""
-    height, width = out.height, out.width
-    step_y, step_x = plan.target_step
-    start = plan.target_starts[phase, 1]
-    left = max(0, -(start // step_x))
-    right = min(plan.grid_columns, (width - 1 - start) // step_x + 1)
+    """Write rows and columns of the flat run at runs[begin] to the plane at out[plane].
+
+    size: the plane's height and width. Row 0 and column 0 go to `first`, the next ones `step` farther; what
+    lies outside is dropped.
+    """
+    height, width = size
+    left = max(0, -(first[1] // step[1]))
+    right = min(columns, (width - 1 - first[1]) // step[1] + 1)
     for row in range(rows):
-        y = (first_row + row) * step_y + plan.target_starts[phase, 0]
-        if 0 <= y < height:
-            # Indices from 0 of a slice: Numba then needs no test for negative ones, and the loop vectorises.
-            line = run[row * plan.pitch + left : row * plan.pitch + right]
-            target = out.values[start_plane + y * width + left * step_x + start :]
-            if step_x == 1:
-                for i in range(line.size):
-                    target[i] = line[i] + bias
+        y = first[0] + row * step[0]
+        if 0 <= y < height and left < right:
+            here = begin + row * pitch
+            there = plane + y * width + left * step[1] + first[1]
+            if step[1] == 1:
+                copy_floats(runs, here + left, out, there, right - left)
             else:
+                line = runs[here + left : here + right]
+                target = out[there:]
                 for i in range(line.size):
-                    target[i * step_x] = line[i] + bias
+                    target[i * step[1]] = line[i]
 
 
 @compile_kernel
@@ -226,38 +229,57 @@ def correlate(
 
     bias: one value a target channel, or empty. workspace: planes_size plus ROWS runs.
     """
+    # Arrays are taken out of their tuples once: in an inner loop each access would count a reference.
+    values, starts, offsets = out.values, out.starts, plan.offsets
+    tap_starts, target_starts = plan.tap_starts, plan.target_starts
+    size = (out.height, out.width)
+    pitch, step_y = plan.pitch, plan.target_step[0]
     stripes = -(-plan.grid_rows // plan.stripe_rows)
     target_blocks = -(-plan.target_channels // ROWS)
-    planes = plan.source_channels * len(plan.source_starts) * plan.plane
+    channels = plan.source_channels
+    planes = channels * len(plan.source_starts) * plan.plane
     packed = workspace[:planes]
     runs = workspace[planes:]
-    run_pitch = -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS
+    run_pitch = -(-plan.stripe_rows * pitch // COLUMNS) * COLUMNS
     for unit in range(first, last):
         n = unit // stripes
         first_row = (unit % stripes) * plan.stripe_rows
         rows = min(plan.stripe_rows, plan.grid_rows - first_row)
-        length = (rows - 1) * plan.pitch + plan.grid_columns
+        length = (rows - 1) * pitch + plan.grid_columns
         weight = 0
         for g in range(plan.groups):
-            channels = plan.source_channels
             _pack_planes(source, n, g * channels, packed, plan, first_row, rows)
-            for phase in range(len(plan.tap_starts) - 1):
-                offset = plan.tap_starts[phase] * channels
-                depth = plan.tap_starts[phase + 1] * channels - offset
+            for phase in range(len(tap_starts) - 1):
+                offset = tap_starts[phase] * channels
+                depth = tap_starts[phase + 1] * channels - offset
+                corner = (first_row * step_y + target_starts[phase, 0], target_starts[phase, 1])
                 for block in range(target_blocks):
                     if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
                         runs[:] = F(0)
                     else:
                         for p in range(0, length, COLUMNS):
                             multiply_tile(
-                                weights, weight, plan.offsets, offset, depth, packed, p, runs, p, run_pitch
+                                weights, weight, offsets, offset, depth, packed, p, runs, p, run_pitch
                             )
                     weight += depth * ROWS
                     for i in range(min(ROWS, plan.target_channels - block * ROWS)):
                         channel = g * plan.target_channels + block * ROWS + i
-                        shift = bias[channel] if bias.size else F(0)
-                        run = runs[i * run_pitch : (i + 1) * run_pitch]
-                        _store_rows(run, out, out.starts[n, channel], shift, plan, phase, first_row, rows)
+                        if bias.size:
+                            run = runs[i * run_pitch : i * run_pitch + length]
+                            for p in range(length):
+                                run[p] += bias[channel]
+                        _store_rows(
+                            runs,
+                            i * run_pitch,
+                            pitch,
+                            rows,
+                            plan.grid_columns,
+                            values,
+                            starts[n, channel],
+                            size,
+                            corner,
+                            plan.target_step,
+                        )
 
 
 @compile_kernel
@@ -275,6 +297,7 @@ def correlate_weights(
     The plan is the forward correlation's. workspace: planes_size, then ROWS runs a block, then
     ROWS * (depth + VECTORS) sums a block.
     """
+    offsets = plan.offsets
     channels = plan.source_channels
     depth = channels * len(plan.taps)
     depth_pitch = depth + VECTORS
@@ -309,7 +332,7 @@ def correlate_weights(
                             block * ROWS * run_pitch,
                             run_pitch,
                             packed,
-                            plan.offsets,
+                            offsets,
                             column,
                             length,
                             sums,

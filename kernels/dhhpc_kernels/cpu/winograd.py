@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, multiply_tile
 from dhhpc_kernels.cpu.winograd_transforms import (
-    copy_floats,
     split_2,
     split_4,
     transform_input_2,
@@ -211,7 +211,7 @@ def split_rows(
             begin = start + y * width - left
             outside = begin < 0 or begin + columns * tile > images.size
             if outside:  # of the array: by way of the line
-                copy_floats(images, begin + left, workspace, left, width, 0, 0)
+                copy_floats(images, begin + left, workspace, left, width)
             for t in range(0, columns, LANES):
                 if tile == 4 and outside:
                     split_4(workspace, t * 4, workspace, place + t, phase, 0, 0)
@@ -324,7 +324,7 @@ def _store_targets(
             place += plan.tile_columns
             target = out.starts[n, channel] + tile_row * tile * width
             for i in range(min(tile, height - tile_row * tile)):
-                copy_floats(lines, i * plan.line, out.values, target + i * width, width, 0, 0)
+                copy_floats(lines, i * plan.line, out.values, target + i * width, width)
 
 
 @compile_kernel

@@ -226,13 +226,6 @@ def _emitter(body: Callable[..., None]) -> Callable[..., None]:
     return intrinsic(transform)
 
 
-def _emit_copy() -> Callable[..., None]:
-    def body(v: Vectors, source: _Array, target: _Array, count: Value, *_: Value) -> None:
-        cgutils.raw_memcpy(v.builder, target.base, source.base, count, 4)
-
-    return _emitter(body)
-
-
 def _emit_split(tile: int) -> Callable[..., None]:
     def body(v: Vectors, source: _Array, target: _Array, pitch: Value, *_: Value) -> None:
         values = v.unzip([source.load(LANES * i) for i in range(tile)])
@@ -281,9 +274,6 @@ def _emit_kernel(size: int, transform: Transform) -> Callable[..., None]:
 
 
 # All are called f(source, start, target, place, a, b, c), with 0 for a pitch that they do not have.
-
-# copy, count a: target[place + i] = source[start + i]. Numba's own loops over slices count references.
-copy_floats = _emit_copy()
 
 # split, pitch a: target[place + i*a + lane] = source[start + tile*lane + i].
 split_2, split_4 = _emit_split(2), _emit_split(4)
