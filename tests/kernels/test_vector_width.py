@@ -36,8 +36,12 @@ for stride in (1, 2):  # by each algorithm
 np.savez(sys.argv[1], **results)
 print(cache_folder())
 """
-wider_than_avx2 = vector_registers()[0] > 8
-needs_wider = pytest.mark.skipif(not wider_than_avx2, reason="the other tests use vectors of 8 floats or 4")
+# The block, arguments and environment of every vector unit but the host's own, which all other tests use.
+OTHERS: dict[str, tuple[list[int], list[str], dict[str, str]]] = {"ARM": ([4, 4, 6], ["4", "32"], {})}
+if platform.machine() == "x86_64":
+    OTHERS["SSE"] = [4, 4, 3], [], {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    if vector_registers()[0] > 8:
+        OTHERS["AVX2"] = [8, 4, 3], [], {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
 
 
@@ -48,11 +52,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[st
     The features are empty as Numba otherwise adds the host's to those of the name.
     """
     folder = tmp_path_factory.mktemp("widths")
-    runs = {"host": ([], {}), "ARM": (["4", "32"], {"DHHPC_CACHE_DIR": str(folder)})}
-    if platform.machine() == "x86_64":
-        runs["SSE"] = [], {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
-    if wider_than_avx2:
-        runs["AVX2"] = [], {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+    runs = {"host": ([], {})} | {name: rest for name, (_, *rest) in OTHERS.items()}
+    runs["ARM"][1]["DHHPC_CACHE_DIR"] = str(folder)  # the folder's name does not tell it from the host's
     processes = {
         name: subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(folder / f"{name}.npz"), *arguments],
@@ -72,18 +73,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[st
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "block"),
-    [
-        pytest.param("AVX2", [8, 4, 3], marks=needs_wider),
-        pytest.param("SSE", [4, 4, 3], marks=on_x86),
-        ("ARM", [4, 4, 6]),
-    ],
-)
-def test_other_vector_units_give_this_ones_results(name, block, results):
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_vector_units_give_this_ones_results(name, results):
     arrays, folder = results[name]
     expected, own_folder = results["host"]
-    assert arrays["block"].tolist() == block
+    assert arrays["block"].tolist() == OTHERS[name][0]
     assert folder != own_folder
     for key in expected.keys() - {"block"}:
         scale = np.abs(expected[key]).max()
