@@ -170,13 +170,6 @@ class OnnxNode:
             raise self.refuse(f"{name} {list(value)} does not fit an input of {count} dimensions")
         return value
 
-    def pair(self, name: str, default: tuple[int, int]) -> tuple[int, int]:
-        """A two-number attribute such as `strides`."""
-        value = tuple(int(number) for number in self.attributes.get(name, default))
-        if len(value) != 2:
-            raise self.refuse(f"{name} {list(value)} is not two-dimensional; export a 2D network")
-        return value[0], value[1]
-
     def symmetric_padding(self, count: int) -> tuple[int, ...]:
         """`pads` of `count` dimensions, which must be symmetric."""
         pads = self.numbers("pads", 2 * count, 0)
@@ -187,23 +180,8 @@ class OnnxNode:
             raise self.refuse(f"padding {list(pads)} is not symmetric; export it with explicit equal pads")
         return pads[:count]
 
-    def padding(self) -> tuple[int, int]:
-        """`pads` of two dimensions, which must be symmetric."""
-        height, width = self.symmetric_padding(2)
-        return height, width
-
     def refuse(self, problem: str) -> DhhpcError:
         return DhhpcError(f"ONNX operator {self.operator}: {problem}")
-
-
-def pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
-    """`value` as (height, width)."""
-    if isinstance(value, int | np.integer):
-        return int(value), int(value)
-    values = tuple(int(number) for number in value)
-    if len(values) != 2:
-        raise DhhpcError(f"{what}: {list(values)} must be one number or two (height, width)")
-    return values[0], values[1]
 
 
 # What an axis of a sample is called, by the number of axes behind the channels.
