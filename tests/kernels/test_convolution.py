@@ -105,6 +105,10 @@ def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
     return ours, theirs
 
 
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["auto", "direct", "product"])
+
+
+@ALGORITHMS
 @PROFILE
 @given(case=cases())
 @example(case=Case(8, 16, 16, 1, (128, 40), (3, 3), (1, 1), (1, 1)))  # several stripes
@@ -116,8 +120,13 @@ def convolve(case: Case, kernels, draw, poisoned) -> tuple[dict, dict]:
 @example(case=Case(2, 12, 10, 1, (5, 13, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
 @example(case=Case(2, 3, 4, 2, (7, 6, 9), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)))
 @example(case=Case(2, 5, 4, 1, (101,), (7,), (2,), (3,), (1,)))
-def test_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
-    ours, theirs = convolve(case, kernels, draw, poisoned)
+@example(case=Case(2, 40, 9, 1, (6, 7), (3, 3), (1, 1), (1, 1)))  # windows over rows and images, two pieces
+@example(case=Case(3, 70, 30, 1, (11, 23), (3, 3), (2, 2), (1, 1)))
+@example(case=Case(1, 300, 50, 1, (5, 5), (1, 1)))
+def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DHHPC_CONVOLUTION", algorithm)
+        ours, theirs = convolve(case, kernels, draw, poisoned)
     for name in theirs:
         assert_close(ours[name], theirs[name])
 
@@ -211,7 +220,9 @@ def test_convolution_gradients_by_finite_differences(case, kernels, draw, poison
         Case(2, 4, 6, 2, (21, 20), (3, 3), (2, 2), (1, 1)),
     ],
 )
-def test_results_do_not_depend_on_run_or_threads(case, kernels, draw, poisoned):
+@ALGORITHMS
+def test_results_do_not_depend_on_run_or_threads(algorithm, case, kernels, draw, poisoned, monkeypatch):
+    monkeypatch.setenv("DHHPC_CONVOLUTION", algorithm)
     before = dhhpc_kernels.threads()
     try:
         results = []
@@ -244,7 +255,7 @@ def test_workspace_of_fewer_threads_suffices_for_more(kernels, draw, poisoned):
 def test_small_workspace_is_refused(kernels, draw, poisoned):
     options = ((1, 1), (1, 1), (1, 1), 1)
     x, weight, out = draw(1, 1, 2, 8, 8), draw(2, 3, 2, 3, 3), poisoned(1, 3, 8, 8)
-    scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *options) // 4)
+    scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *options) // 16)
     with pytest.raises(ValueError, match="workspace lacks"):
         kernels.convolution_forward(x, weight, None, out, scratch, *options)
     with pytest.raises(ValueError, match="workspace lacks"):

@@ -4,26 +4,40 @@ import functools
 import math
 import os
 
-from dhhpc_kernels.cpu.geometry import Geometry, Pair
-from dhhpc_kernels.cpu.microkernel import LANES
+from dhhpc_kernels.cpu.blocked_product import tiles, windows
+from dhhpc_kernels.cpu.geometry import (
+    Correlation,
+    Geometry,
+    Pair,
+    backward_correlation,
+    forward_correlation,
+)
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT = 0
+DIRECT, PRODUCT = 0, 3
 TILES = (2, 4)  # of Winograd's algorithm
+_FORCED = {"direct": DIRECT, "product": PRODUCT}
 
 # Measured with vectors of 8 lanes, in cycles: to transform a tile of one source channel and one of a target
 # channel, and the part of the peak that the inner loops reach.
 _SOURCE_CYCLES = {2: 18.0, 4: 42.0}
 _TARGET_CYCLES = {2: 10.0, 4: 22.0}
 _PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
+# Of the two direct algorithms: to gather a pixel of one source channel under one tap, beside the cost of each
+# row; to copy a pixel of a source plane; and the part of the peak for the gradient by the weights, which the
+# first algorithm takes by sums along the pixels, and the second from turned pixels.
+_GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
+_SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
+_MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
 # Transformed weights beyond this no longer stay in the last-level cache while the tiles pass by.
 _MOST_WEIGHT_BYTES = 24 * 2**20
 
 
 def _setting() -> str:
-    """auto, direct or winograd from DHHPC_CONVOLUTION. Raises ValueError for another value."""
+    """auto, direct, product or winograd from DHHPC_CONVOLUTION. Raises ValueError for another value."""
     value = os.environ.get("DHHPC_CONVOLUTION", "auto")
-    if value not in ("auto", "direct", "winograd"):
-        raise ValueError(f"DHHPC_CONVOLUTION is {value!r}; set it to auto, direct or winograd")
+    if value not in ("auto", "direct", "product", "winograd"):
+        raise ValueError(f"DHHPC_CONVOLUTION is {value!r}; set it to auto, direct, product or winograd")
     return value
 
 
@@ -36,20 +50,60 @@ def _suited(shape: Geometry) -> bool:
 
 
 def choose_forward(shape: Geometry) -> int:
-    """DIRECT, or the size of Winograd's tiles, for the output and the gradient by the weights.
+    """DIRECT, PRODUCT, or the size of Winograd's tiles, for the output.
 
-    Winograd is for kernels of 3x3, with any depth, at stride 1; DHHPC_CONVOLUTION=direct or winograd
+    Winograd is for kernels of 3x3, with any depth, at stride 1; DHHPC_CONVOLUTION=direct, product or winograd
     overrides the model where there is a choice. The choice depends on the shape of one sample alone, so that
     results do not depend on the number of threads or of samples in a batch.
     """
     channels = shape.channels * shape.kernel[0]
-    return _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
+    tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
+    return tile or _cheaper_correlation(forward_correlation(shape), shape.size[1:])
 
 
 def choose_backward(shape: Geometry) -> int:
     """The same for the gradient by x."""
     channels = shape.kernels * shape.kernel[0]
-    return _cheapest(shape.channels, channels, shape.size[1:], _setting()) if _suited(shape) else DIRECT
+    tile = _cheapest(shape.channels, channels, shape.size[1:], _setting()) if _suited(shape) else DIRECT
+    return tile or _cheaper_correlation(backward_correlation(shape), shape.out_size[1:])
+
+
+def choose_weights(shape: Geometry) -> int:
+    """The same for the gradient by the weights."""
+    channels = shape.channels * shape.kernel[0]
+    tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
+    if tile or _setting() in _FORCED:
+        return tile or _FORCED[_setting()]
+    correlation = forward_correlation(shape)
+    products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
+    gathered = products / _PRODUCTS_EFFICIENCY + _gathering(correlation, shape.size[1:]) + _TURN_CYCLES
+    many = correlation.source_channels > _MANY_CHANNELS
+    summed = products / (_SUMS_EFFICIENCY_OF_MANY if many else _SUMS_EFFICIENCY)
+    return DIRECT if summed < gathered else PRODUCT
+
+
+def _gathering(correlation: Correlation, source: Pair) -> float:
+    """Cycles to gather what one pixel of the target meets under one tap of one channel."""
+    _, columns = correlation.grid
+    whole_planes = correlation.source_step == (1, 1) and columns == source[1]
+    return _GATHER_CYCLES + (0 if whole_planes else _ROW_CYCLES / columns)
+
+
+def _cheaper_correlation(correlation: Correlation, source: Pair) -> int:
+    """DIRECT or PRODUCT, from the cycles for one pixel of the target, one tap and one channel."""
+    if _setting() in _FORCED:
+        return _FORCED[_setting()]
+    taps = [tap for phase in correlation.taps for tap in phase]
+    if len(taps) == 1 and correlation.source_step == (1, 1) == correlation.target_step:
+        return PRODUCT  # nothing need be gathered
+    rows, columns = correlation.grid
+    span = max(column for _, _, column in taps) - min(column for _, _, column in taps)
+    pitch = columns + span // correlation.source_step[1]
+    run = windows((rows - 1) * pitch + columns) * COLUMNS / (rows * columns)
+    products = tiles(correlation.target_channels) * ROWS / (2 * LANES) / _PRODUCTS_EFFICIENCY
+    step = correlation.source_step[0] * correlation.source_step[1]
+    copying = _COPY_CYCLES * step / len(taps)
+    return DIRECT if run * products + copying < products + _gathering(correlation, source) else PRODUCT
 
 
 @functools.lru_cache(maxsize=1024)
@@ -63,13 +117,13 @@ def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
         transforms = (sources * _SOURCE_CYCLES[tile] + targets * _TARGET_CYCLES[tile]) * 8 / LANES
         tiles = math.ceil(out_size[0] / tile) * math.ceil(out_size[1] / tile)
         cycles[tile] = tiles * (transforms + elements * products / _PRODUCTS_EFFICIENCY)
-    if setting == "direct":
+    if setting in ("direct", "product"):
         return DIRECT
     if setting == "winograd":
         del cycles[DIRECT]
     return min(cycles, key=lambda algorithm: cycles[algorithm])
 
 
-def describe(tile: int) -> str:
-    """The algorithm's name: direct, winograd 2x2 or winograd 4x4."""
-    return "direct" if tile == DIRECT else f"winograd {tile}x{tile}"
+def describe(algorithm: int) -> str:
+    """The algorithm's name: direct, implicit product, winograd 2x2 or winograd 4x4."""
+    return {DIRECT: "direct", PRODUCT: "implicit product"}.get(algorithm, f"winograd {algorithm}x{algorithm}")

@@ -6,10 +6,19 @@ dimension. Each call goes to the algorithm that `dhhpc_kernels.cpu.algorithms` c
 
 import numpy as np
 
-from dhhpc_kernels.cpu import direct_convolution, winograd_convolution
-from dhhpc_kernels.cpu.algorithms import DIRECT, choose_backward, choose_forward, describe
+from dhhpc_kernels.cpu import direct_convolution, implicit_convolution, winograd_convolution
+from dhhpc_kernels.cpu.algorithms import (
+    DIRECT,
+    PRODUCT,
+    choose_backward,
+    choose_forward,
+    choose_weights,
+    describe,
+)
 from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.geometry import Shape, geometry
+
+_OTHERS = {DIRECT: direct_convolution, PRODUCT: implicit_convolution}
 
 
 def explain_convolution(
@@ -17,11 +26,10 @@ def explain_convolution(
 ) -> dict[str, str]:
     """The names of the algorithms chosen for "forward", "backward_data" and "backward_weights"."""
     shape = geometry(x_shape, weight_shape, None, stride, padding, dilation, groups)
-    forward = describe(choose_forward(shape))
     return {
-        "forward": forward,
+        "forward": describe(choose_forward(shape)),
         "backward_data": describe(choose_backward(shape)),
-        "backward_weights": forward,
+        "backward_weights": describe(choose_weights(shape)),
     }
 
 
@@ -33,14 +41,13 @@ def convolution_workspace(
     It is for the number of threads set now. If more are set later, the functions use as many as fit in it.
     """
     shape = geometry(x_shape, weight_shape, None, stride, padding, dilation, groups)
-    forward, backward = choose_forward(shape), choose_backward(shape)
-    sizes = []
-    if DIRECT in (forward, backward):
-        sizes.append(direct_convolution.workspace_size(shape))
-    if forward != DIRECT:
+    forward, backward, weights = choose_forward(shape), choose_backward(shape), choose_weights(shape)
+    sizes = [_OTHERS[other].workspace_size(shape) for other in {forward, backward, weights} & _OTHERS.keys()]
+    if forward not in _OTHERS:
         sizes.append(winograd_convolution.forward_workspace(forward, shape))
-        sizes.append(winograd_convolution.backward_weights_workspace(forward, shape))
-    if backward != DIRECT:
+    if weights not in _OTHERS:
+        sizes.append(winograd_convolution.backward_weights_workspace(weights, shape))
+    if backward not in _OTHERS:
         sizes.append(winograd_convolution.backward_data_workspace(backward, shape))
     return max(sizes)
 
@@ -61,11 +68,11 @@ def convolution_forward(
     Raises ValueError if the workspace is too small, as do the gradients.
     """
     shape = geometry(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups)
-    tile = choose_forward(shape)
-    if tile == DIRECT:
-        direct_convolution.forward(shape, x, weight, bias, out, workspace)
+    algorithm = choose_forward(shape)
+    if algorithm in _OTHERS:
+        _OTHERS[algorithm].forward(shape, x, weight, bias, out, workspace)
     else:
-        winograd_convolution.forward(tile, shape, x, weight, bias, out, workspace)
+        winograd_convolution.forward(algorithm, shape, x, weight, bias, out, workspace)
 
 
 def transposed(
@@ -81,11 +88,11 @@ def transposed(
 ) -> None:
     """The gradient by x, plus a bias (C,): what a transposed convolution computes forward."""
     shape = geometry(grad_x.shape, weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
-    tile = choose_backward(shape)
-    if tile == DIRECT:
-        direct_convolution.backward_data(shape, grad_out, weight, bias, grad_x, workspace)
+    algorithm = choose_backward(shape)
+    if algorithm in _OTHERS:
+        _OTHERS[algorithm].backward_data(shape, grad_out, weight, bias, grad_x, workspace)
     else:
-        winograd_convolution.backward_data(tile, shape, grad_out, weight, bias, grad_x, workspace)
+        winograd_convolution.backward_data(algorithm, shape, grad_out, weight, bias, grad_x, workspace)
 
 
 def convolution_backward_data(
@@ -115,10 +122,10 @@ def convolution_backward_weights(
 ) -> None:
     """grad_weight (K,C/groups,...), grad_bias (K,) = gradients of the loss by weight and bias."""
     shape = geometry(x.shape, grad_weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
-    tile = choose_forward(shape)
-    if tile == DIRECT:
-        direct_convolution.backward_weights(shape, x, grad_out, grad_weight, workspace)
+    algorithm = choose_weights(shape)
+    if algorithm in _OTHERS:
+        _OTHERS[algorithm].backward_weights(shape, x, grad_out, grad_weight, workspace)
     else:
-        winograd_convolution.backward_weights(tile, shape, x, grad_out, grad_weight, workspace)
+        winograd_convolution.backward_weights(algorithm, shape, x, grad_out, grad_weight, workspace)
     if grad_bias is not None:
         sum_channels(grad_out.reshape(*grad_out.shape[:2], -1, copy=False), grad_bias)

@@ -7,18 +7,20 @@ are the pixel's own plus a fixed offset a tap. So no matrix of columns is ever b
 stripe are one flat run for the vector units: the few positions past a row's end are computed and dropped.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.blocked_product import DEPTH, multiply_block, tiles, windows
 from dhhpc_kernels.cpu.copying import copy_floats
-from dhhpc_kernels.cpu.geometry import Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products, multiply_tile
+from dhhpc_kernels.cpu.geometry import Correlation, Pair, Planes
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products
 
 F = np.float32
 
-_PACKED_FLOATS = 48 * 1024  # of a stripe's planes, to stay in the second-level cache with the weights
+_STRIPE_FLOATS = 80 * 1024  # of a stripe's planes and sums, to stay in the second-level cache
 _LONGEST_RUN = 2048  # pixels of a stripe
 
 
@@ -38,73 +40,80 @@ class Plan(NamedTuple):
     source_starts: np.ndarray  # (planes a channel, 2) source row and column of a plane's first pixel
     target_step: Pair
     target_starts: np.ndarray  # (phases, 2) target row and column of the grid's first pixel; may be outside
-    taps: np.ndarray  # (all taps,) index r*S + s of each phase's taps, phase after phase
     tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
     offsets: (
         np.ndarray
     )  # (source_channels * all taps + padding,) phase after phase, channels outer, taps inner
+    turned: bool  # whether the weights are those of `turn_weights`, else as they are
+    weight_step: int  # floats from one weight of a target channel to the next
+    weight_steps: np.ndarray  # (DEPTH,)
+    counting: np.ndarray  # (DEPTH,) 0, 1, 2 ...
 
 
-def blocks(channels: int) -> int:
-    """Register blocks that hold so many channels."""
-    return -(-channels // ROWS)
+def _windows_of_stripes(grid_rows: int, stripe_rows: int, pitch: int, columns: int) -> int:
+    """Windows that the stripes of an image take, each rounded up to whole ones."""
+    stripes, rest = divmod(grid_rows, stripe_rows)
+    return stripes * windows((stripe_rows - 1) * pitch + columns) + (
+        windows((rest - 1) * pitch + columns) if rest else 0
+    )
 
 
-def make_plan(
-    groups: int,
-    source_channels: int,
-    target_channels: int,
-    grid: Pair,
-    span: Pair,
-    source_step: Pair,
-    source_starts: list[Pair],
-    target_step: Pair,
-    target_starts: list[Pair],
-    phases: list[list[tuple[int, int, int, int]]],
-) -> Plan:
-    """Lay out a correlation.
-
-    span: the farthest tap in plane rows and columns. phases: of each target phase its taps as (tap index,
-    plane of the channel, row, column in the plane).
-    """
-    grid_rows, grid_columns = grid
+def make_plan(correlation: Correlation, turned: bool) -> Plan:
+    """Lay out a correlation whose weights are turned or as they are."""
+    weight_step = ROWS if turned else 1
+    grid_rows, grid_columns = correlation.grid
+    channels, targets, step = (
+        correlation.source_channels,
+        correlation.target_channels,
+        correlation.source_step,
+    )
+    taps = [tap for phase in correlation.taps for tap in phase]
+    top, left = (min(tap[axis] for tap in taps) for axis in (1, 2))
+    # Of each tap: which plane of its channel, and where in it the first grid point's pixel lies.
+    which = [((row - top) % step[0], (column - left) % step[1]) for _, row, column in taps]
+    places = [((row - top) // step[0], (column - left) // step[1]) for _, row, column in taps]
+    planes = sorted(set(which))
+    span = tuple(max(place[axis] for place in places) for axis in (0, 1))
     pitch = grid_columns + span[1]
-    slack = span[1] + COLUMNS
-    channel_rows = _PACKED_FLOATS // (source_channels * len(source_starts) * pitch)
-    stripe_rows = max(1, min(grid_rows, channel_rows - span[0], max(1, _LONGEST_RUN // pitch)))
-    stripes = -(-grid_rows // stripe_rows)
-    stripe_rows = -(-grid_rows // stripes)  # of even height
-    plane = (stripe_rows + span[0]) * pitch + slack
-    offsets = [
-        (channel * len(source_starts) + which) * plane + row * pitch + column
-        for taps in phases
-        for channel in range(source_channels)
-        for _, which, row, column in taps
+    row_floats = (channels * len(planes) + targets) * pitch
+    most_rows = max(1, min(grid_rows, _LONGEST_RUN // pitch, _STRIPE_FLOATS // row_floats - span[0]))
+    stripe_rows = min(
+        range(-(-most_rows // 2), most_rows + 1),
+        key=lambda rows: (_windows_of_stripes(grid_rows, rows, pitch, grid_columns), -rows),
+    )
+    plane = (stripe_rows + span[0]) * pitch + span[1] + COLUMNS
+    inside = [
+        planes.index(one) * plane + row * pitch + column
+        for one, (row, column) in zip(which, places, strict=True)
     ]
-    starts = np.cumsum([0] + [len(taps) for taps in phases])
+    starts = np.cumsum([0] + [len(phase) for phase in correlation.taps])
+    offsets = [
+        channel * len(planes) * plane + offset
+        for first, last in itertools.pairwise(starts)
+        for channel in range(channels)
+        for offset in inside[first:last]
+    ]
     return Plan(
-        groups,
-        source_channels,
-        target_channels,
+        correlation.groups,
+        channels,
+        targets,
         grid_rows,
         grid_columns,
         pitch,
         span[0],
         stripe_rows,
         plane,
-        source_step,
-        np.array(source_starts, np.int64),
-        target_step,
-        np.array(target_starts, np.int64),
-        np.array([tap[0] for taps in phases for tap in taps], np.int64),
+        step,
+        np.array([(top + row, left + column) for row, column in planes], np.int64),
+        correlation.target_step,
+        np.array(correlation.target_starts, np.int64),
         starts.astype(np.int64),
         np.array(offsets + [0] * VECTORS, np.int64),
+        turned,
+        weight_step,
+        np.arange(DEPTH, dtype=np.int64) * weight_step,
+        np.arange(DEPTH, dtype=np.int64),
     )
-
-
-def packed_weights_size(plan: Plan) -> int:
-    """Floats of the weights as `pack_weights` lays them out."""
-    return plan.groups * blocks(plan.target_channels) * ROWS * plan.source_channels * len(plan.taps)
 
 
 def planes_size(plan: Plan) -> int:
@@ -117,28 +126,9 @@ def run_size(plan: Plan) -> int:
     return -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS
 
 
-@compile_kernel
-def pack_weights(
-    weights: np.ndarray, packed: np.ndarray, plan: Plan, strides: tuple[int, int, int], depth_taps: int
-) -> None:
-    """Order flat weights as multiply_tile reads them: group, phase, block, depth, row.
-
-    strides: floats from one group, target channel and source channel to the next; each pair of those has
-    depth_taps times the taps of a plane. The plan's source channels count a channel for each depth tap.
-    """
-    taps = len(plan.taps)
-    place = 0
-    for g in range(plan.groups):
-        for phase in range(len(plan.tap_starts) - 1):
-            for first in range(0, plan.target_channels, ROWS):
-                for both in range(plan.source_channels):
-                    channel, depth_tap = divmod(both, depth_taps)
-                    here = g * strides[0] + channel * strides[2] + depth_tap * taps
-                    for tap in plan.taps[plan.tap_starts[phase] : plan.tap_starts[phase + 1]]:
-                        for target in range(first, first + ROWS):
-                            inside = target < plan.target_channels
-                            packed[place] = weights[here + target * strides[1] + tap] if inside else F(0)
-                            place += 1
+def correlate_workspace(plan: Plan) -> int:
+    """Floats that one thread of `correlate` needs."""
+    return planes_size(plan) + tiles(plan.target_channels) * ROWS * run_size(plan) + ROWS * DEPTH
 
 
 @compile_kernel
@@ -225,21 +215,23 @@ def correlate(
     first: int,
     last: int,
 ) -> None:
-    """Stripes first to last (numbered over all images) of out, from source; weights are packed.
+    """Stripes first to last (numbered over all images) of out, from source.
 
-    bias: one value a target channel, or empty. workspace: planes_size plus ROWS runs.
+    weights: flat, those of a convolution forward or `turn_weights`'s.
+    bias: one value a target channel, or empty. workspace: `correlate_workspace`.
     """
     # Arrays are taken out of their tuples once: in an inner loop each access would count a reference.
     values, starts, offsets = out.values, out.starts, plan.offsets
+    counting, weight_steps = plan.counting, plan.weight_steps
     tap_starts, target_starts = plan.tap_starts, plan.target_starts
     size = (out.height, out.width)
     pitch, step_y = plan.pitch, plan.target_step[0]
     stripes = -(-plan.grid_rows // plan.stripe_rows)
-    target_blocks = -(-plan.target_channels // ROWS)
-    channels = plan.source_channels
+    channels, targets = plan.source_channels, plan.target_channels
+    weight_rows = -(-targets // ROWS) * ROWS if plan.turned else targets
+    edge, rest = workspace[: ROWS * DEPTH], workspace[ROWS * DEPTH :]
     planes = channels * len(plan.source_starts) * plan.plane
-    packed = workspace[:planes]
-    runs = workspace[planes:]
+    packed, runs = rest[:planes], rest[planes:]
     run_pitch = -(-plan.stripe_rows * pitch // COLUMNS) * COLUMNS
     for unit in range(first, last):
         n = unit // stripes
@@ -253,33 +245,47 @@ def correlate(
                 offset = tap_starts[phase] * channels
                 depth = tap_starts[phase + 1] * channels - offset
                 corner = (first_row * step_y + target_starts[phase, 0], target_starts[phase, 1])
-                for block in range(target_blocks):
-                    if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
-                        runs[:] = F(0)
-                    else:
-                        for p in range(0, length, COLUMNS):
-                            multiply_tile(
-                                weights, weight, offsets, offset, depth, packed, p, runs, p, run_pitch
-                            )
-                    weight += depth * ROWS
-                    for i in range(min(ROWS, plan.target_channels - block * ROWS)):
-                        channel = g * plan.target_channels + block * ROWS + i
-                        if bias.size:
-                            run = runs[i * run_pitch : i * run_pitch + length]
-                            for p in range(length):
-                                run[p] += bias[channel]
-                        _store_rows(
-                            runs,
-                            i * run_pitch,
-                            pitch,
-                            rows,
-                            plan.grid_columns,
-                            values,
-                            starts[n, channel],
-                            size,
-                            corner,
-                            plan.target_step,
-                        )
+                if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
+                    runs[:] = F(0)
+                for piece in range(0, depth, DEPTH):
+                    multiply_block(
+                        weights,
+                        weight + piece * plan.weight_step,
+                        ROWS * depth,
+                        1 if plan.turned else depth,
+                        weight_steps,
+                        min(DEPTH, depth - piece),
+                        weight_rows,
+                        packed,
+                        offsets,
+                        offset + piece,
+                        COLUMNS,
+                        -(-length // COLUMNS),
+                        runs,
+                        run_pitch,
+                        piece > 0,
+                        edge,
+                        counting,
+                    )
+                weight += depth * weight_rows
+                for i in range(targets):
+                    channel = g * targets + i
+                    if bias.size:
+                        run = runs[i * run_pitch : i * run_pitch + length]
+                        for p in range(length):
+                            run[p] += bias[channel]
+                    _store_rows(
+                        runs,
+                        i * run_pitch,
+                        pitch,
+                        rows,
+                        plan.grid_columns,
+                        values,
+                        starts[n, channel],
+                        size,
+                        corner,
+                        plan.target_step,
+                    )
 
 
 @compile_kernel
@@ -299,7 +305,7 @@ def correlate_weights(
     """
     offsets = plan.offsets
     channels = plan.source_channels
-    depth = channels * len(plan.taps)
+    depth = channels * plan.tap_starts[-1]
     depth_pitch = depth + VECTORS
     planes = channels * len(plan.source_starts) * plan.plane
     run_pitch = -(-plan.stripe_rows * plan.pitch // COLUMNS) * COLUMNS

@@ -82,6 +82,85 @@ def geometry(
     )
 
 
+class Correlation(NamedTuple):
+    """A convolution, or its gradient by x, as sums over source channels and taps of planes.
+
+    The target's pixels lie on one grid a phase: grid point q is pixel target_starts[phase] + q * target_step,
+    which may lie outside, and sums weight * source pixel q * source_step + (row, column) over the phase's
+    taps (index r*S + s in the kernel, row, column).
+    """
+
+    groups: int
+    source_channels: int  # of a group; one for each depth tap of a channel
+    target_channels: int  # of a group
+    grid: Pair
+    source_step: Pair
+    target_step: Pair
+    target_starts: tuple[Pair, ...]
+    taps: tuple[tuple[Triple, ...], ...]
+
+
+def _plane_taps(shape: Geometry) -> list[Pair]:
+    """How far each tap of a plane reaches."""
+    _, height, width = shape.kernel
+    return [(r * shape.dilation[1], s * shape.dilation[2]) for r in range(height) for s in range(width)]
+
+
+@functools.lru_cache(maxsize=1024)
+def forward_correlation(shape: Geometry) -> Correlation:
+    """out from x: one phase."""
+    kernels, channels, _, _ = shape.source_shape()
+    _, *padding = shape.padding
+    taps = tuple((i, y - padding[0], x - padding[1]) for i, (y, x) in enumerate(_plane_taps(shape)))
+    return Correlation(
+        shape.groups,
+        channels,
+        kernels // shape.groups,
+        shape.out_size[1:],
+        shape.stride[1:],
+        (1, 1),
+        ((0, 0),),
+        (taps,),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def backward_correlation(shape: Geometry) -> Correlation:
+    """The gradient by x from the one by out: a phase for each pixel of the stride.
+
+    Pixel y of x meets tap r at row (y + padding - r*dilation) / stride of out, where that is whole. With
+    y + padding = (first + q)*stride + phase it is row first + q - (r*dilation - phase) / stride.
+    """
+    stride, padding = shape.stride[1:], shape.padding[1:]
+    phases = [(a, b) for a in range(stride[0]) for b in range(stride[1])]
+    firsts = [(-((a - padding[0]) // stride[0]), -((b - padding[1]) // stride[1])) for a, b in phases]
+    starts = [
+        (first[0] * stride[0] + a - padding[0], first[1] * stride[1] + b - padding[1])
+        for first, (a, b) in zip(firsts, phases, strict=True)
+    ]
+    rows, columns = (
+        max((size - 1 - start[axis]) // stride[axis] + 1 for start in starts)
+        for axis, size in enumerate(shape.size[1:])
+    )
+    return Correlation(
+        shape.groups,
+        shape.kernels // shape.groups * shape.kernel[0],
+        shape.channels // shape.groups,
+        (rows, columns),
+        (1, 1),
+        stride,
+        tuple(starts),
+        tuple(
+            tuple(
+                (i, first[0] - (y - a) // stride[0], first[1] - (x - b) // stride[1])
+                for i, (y, x) in enumerate(_plane_taps(shape))
+                if (y - a) % stride[0] == 0 and (x - b) % stride[1] == 0
+            )
+            for first, (a, b) in zip(firsts, phases, strict=True)
+        ),
+    )
+
+
 def _own_planes(batch: int, channels: int, size: Triple) -> np.ndarray:
     """(batch * depth, channels): every plane of an array, a row an image."""
     depth, height, width = size

@@ -8,7 +8,8 @@ number of threads; here each number of the result is summed in one order.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, copy_rows, multiply_tile
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
+from dhhpc_kernels.cpu.vector_moves import copy_rows
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
 

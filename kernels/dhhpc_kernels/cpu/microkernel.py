@@ -23,15 +23,16 @@ COLUMNS = LANES * VECTORS
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_FLOATS = types.Array(types.float32, 1, "C")
+_ZEROS = ir.Constant(_VECTOR, None)
+FLOATS = types.Array(types.float32, 1, "C")
 _INDICES = types.Array(types.int64, 1, "C")
 
 
-def _index(value: int) -> ir.Constant:
+def index(value: int) -> ir.Constant:
     return ir.Constant(_INDEX, value)
 
 
-class _Emitter:
+class Emitter:
     """Loads, stores and multiply-adds of vectors at the places of a builder."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
@@ -62,9 +63,13 @@ class _Emitter:
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def sums(
-        self, count: ir.Value, step: int, body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
+        self,
+        first: list[ir.Value],
+        count: ir.Value,
+        step: int,
+        body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
     ) -> list[ir.Value]:
-        """ROWS * VECTORS vector sums, zero at first, after body(i, sums) for i = 0, step, ... below count."""
+        """Vector sums, `first` at first, after body(i, sums) for i = 0, step, ... below count."""
         builder = self.builder
         before = builder.block
         loop = builder.append_basic_block("loop")
@@ -72,12 +77,12 @@ class _Emitter:
         builder.branch(loop)
         builder.position_at_end(loop)
         i = builder.phi(_INDEX)
-        i.add_incoming(_index(0), before)
-        sums = [builder.phi(_VECTOR) for _ in range(ROWS * VECTORS)]
-        for value in sums:
-            value.add_incoming(ir.Constant(_VECTOR, None), before)
+        i.add_incoming(index(0), before)
+        sums = [builder.phi(_VECTOR) for _ in first]
+        for value, start in zip(sums, first, strict=True):
+            value.add_incoming(start, before)
         updated = body(i, sums)
-        following = builder.add(i, _index(step))
+        following = builder.add(i, index(step))
         i.add_incoming(following, loop)
         for value, new in zip(sums, updated, strict=True):
             value.add_incoming(new, loop)
@@ -86,7 +91,7 @@ class _Emitter:
         return updated
 
 
-def _pointer(
+def pointer_at(
     context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, start: ir.Value
 ) -> ir.Value:
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [start])
@@ -110,14 +115,14 @@ def _multiply_tile(
     i below ROWS, j below COLUMNS, k below depth (at least 1), offset_k = offsets[offset + k].
     """
     signature = types.void(
-        _FLOATS,
+        FLOATS,
         types.int64,
         _INDICES,
         types.int64,
         types.int64,
-        _FLOATS,
+        FLOATS,
         types.int64,
-        _FLOATS,
+        FLOATS,
         types.int64,
         types.int64,
     )
@@ -125,30 +130,108 @@ def _multiply_tile(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         weights, weight, offsets, offset, depth, source, place, target, start, pitch = arguments
         array_types = signature.args
-        emit = _Emitter(builder)
-        weights = _pointer(context, builder, array_types[0], weights, weight)
-        offsets = _pointer(context, builder, array_types[2], offsets, offset)
-        source = _pointer(context, builder, array_types[5], source, place)
-        target = _pointer(context, builder, array_types[7], target, start)
+        emit = Emitter(builder)
+        weights = pointer_at(context, builder, array_types[0], weights, weight)
+        offsets = pointer_at(context, builder, array_types[2], offsets, offset)
+        source = pointer_at(context, builder, array_types[5], source, place)
+        target = pointer_at(context, builder, array_types[7], target, start)
 
         def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
-            columns = [emit.load(builder.gep(pixels, [_index(LANES * v)])) for v in range(VECTORS)]
-            row = builder.gep(weights, [builder.mul(k, _index(ROWS))])
+            columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(VECTORS)]
+            row = builder.gep(weights, [builder.mul(k, index(ROWS))])
             updated = []
             for i in range(ROWS):
-                factor = emit.broadcast(builder.gep(row, [_index(i)]))
+                factor = emit.broadcast(builder.gep(row, [index(i)]))
                 for v in range(VECTORS):
                     updated.append(
                         builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
                     )
             return updated
 
-        sums = emit.sums(depth, 1, body)
+        sums = emit.sums([_ZEROS] * (ROWS * VECTORS), depth, 1, body)
         for i in range(ROWS):
-            row = builder.gep(target, [builder.mul(pitch, _index(i))])
+            row = builder.gep(target, [builder.mul(pitch, index(i))])
             for v in range(VECTORS):
-                emit.store(sums[i * VECTORS + v], builder.gep(row, [_index(LANES * v)]))
+                emit.store(sums[i * VECTORS + v], builder.gep(row, [index(LANES * v)]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _multiply_rows(
+    typing_context: Any,
+    rows: Any,
+    row: Any,
+    row_pitch: Any,
+    steps: Any,
+    depth: Any,
+    source: Any,
+    place: Any,
+    offsets: Any,
+    offset: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+    add: Any,
+) -> tuple[Any, Any]:
+    """target[start + i*pitch + j] = sum over k of left_ik * source[place + offset_k + j]
+
+    left_ik = rows[row + i*row_pitch + steps[k]], offset_k = offsets[offset + k]; i below ROWS, j below
+    COLUMNS, k below depth (at least 1). add: += for =.
+    """
+    signature = types.void(
+        FLOATS,
+        types.int64,
+        types.int64,
+        _INDICES,
+        types.int64,
+        FLOATS,
+        types.int64,
+        _INDICES,
+        types.int64,
+        FLOATS,
+        types.int64,
+        types.int64,
+        types.boolean,
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        rows, row, row_pitch, steps, depth, source, place, offsets, offset, target, start, pitch, add = (
+            arguments
+        )
+        array_types = signature.args
+        emit = Emitter(builder)
+        first = pointer_at(context, builder, array_types[0], rows, row)
+        lines = [builder.gep(first, [builder.mul(row_pitch, index(i))]) for i in range(ROWS)]
+        steps = pointer_at(context, builder, array_types[3], steps, index(0))
+        source = pointer_at(context, builder, array_types[5], source, place)
+        offsets = pointer_at(context, builder, array_types[7], offsets, offset)
+        target = pointer_at(context, builder, array_types[9], target, start)
+        targets = [
+            builder.gep(target, [builder.add(builder.mul(pitch, index(i)), index(LANES * v))])
+            for i in range(ROWS)
+            for v in range(VECTORS)
+        ]
+        adding = cgutils.as_bool_bit(builder, add)
+        # Loaded in any case: so the lines that are stored later are on their way during the loop.
+        initial = [builder.select(adding, emit.load(pointer), _ZEROS) for pointer in targets]
+
+        def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
+            columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(VECTORS)]
+            here = builder.load(builder.gep(steps, [k]))
+            updated = []
+            for i in range(ROWS):
+                factor = emit.broadcast(builder.gep(lines[i], [here]))
+                for v in range(VECTORS):
+                    updated.append(
+                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
+                    )
+            return updated
+
+        for value, pointer in zip(emit.sums(initial, depth, 1, body), targets, strict=True):
+            emit.store(value, pointer)
         return context.get_dummy_value()
 
     return signature, generate
@@ -172,14 +255,14 @@ def _add_products(
     i below ROWS, v below VECTORS, p below length rounded up to LANES, offset_v = offsets[offset + v].
     """
     signature = types.void(
-        _FLOATS,
+        FLOATS,
         types.int64,
         types.int64,
-        _FLOATS,
+        FLOATS,
         _INDICES,
         types.int64,
         types.int64,
-        _FLOATS,
+        FLOATS,
         types.int64,
         types.int64,
     )
@@ -187,14 +270,14 @@ def _add_products(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         rows, row, row_pitch, source, offsets, offset, length, target, start, pitch = arguments
         array_types = signature.args
-        emit = _Emitter(builder)
-        rows = _pointer(context, builder, array_types[0], rows, row)
-        offsets = _pointer(context, builder, array_types[4], offsets, offset)
-        target = _pointer(context, builder, array_types[7], target, start)
-        lines = [builder.gep(rows, [builder.mul(row_pitch, _index(i))]) for i in range(ROWS)]
+        emit = Emitter(builder)
+        rows = pointer_at(context, builder, array_types[0], rows, row)
+        offsets = pointer_at(context, builder, array_types[4], offsets, offset)
+        target = pointer_at(context, builder, array_types[7], target, start)
+        lines = [builder.gep(rows, [builder.mul(row_pitch, index(i))]) for i in range(ROWS)]
         pixels = [
-            _pointer(
-                context, builder, array_types[3], source, builder.load(builder.gep(offsets, [_index(v)]))
+            pointer_at(
+                context, builder, array_types[3], source, builder.load(builder.gep(offsets, [index(v)]))
             )
             for v in range(VECTORS)
         ]
@@ -210,11 +293,11 @@ def _add_products(
                     )
             return updated
 
-        sums = emit.sums(length, LANES, body)
+        sums = emit.sums([_ZEROS] * (ROWS * VECTORS), length, LANES, body)
         zero = ir.Constant(_FLOAT, 0.0)
         for i in range(ROWS):
             for v in range(VECTORS):
-                place = builder.gep(target, [builder.add(builder.mul(pitch, _index(i)), _index(v))])
+                place = builder.gep(target, [builder.add(builder.mul(pitch, index(i)), index(v))])
                 total = builder.call(emit.reduce, [zero, sums[i * VECTORS + v]], fastmath=("reassoc",))
                 builder.store(builder.fadd(builder.load(place), total), place)
         return context.get_dummy_value()
@@ -222,21 +305,6 @@ def _add_products(
     return signature, generate
 
 
-def _copy_rows(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
-    """target[start + i] = source[place + i], i below ROWS, as one vector."""
-    signature = types.void(_FLOATS, types.int64, _FLOATS, types.int64)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        source, place, target, start = arguments
-        rows = ir.VectorType(_FLOAT, ROWS).as_pointer()
-        source = builder.bitcast(_pointer(context, builder, signature.args[0], source, place), rows)
-        target = builder.bitcast(_pointer(context, builder, signature.args[2], target, start), rows)
-        builder.store(builder.load(source, align=4), target, align=4)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
+multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
 add_products: Callable[..., None] = intrinsic(_add_products)
-copy_rows: Callable[..., None] = intrinsic(_copy_rows)

@@ -1,0 +1,228 @@
+"""Between planes of pixels and a matrix product: gathering its columns, storing its results."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.geometry import Pair, Planes
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES
+from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second, stream
+
+F = np.float32
+
+# What lies side by side is put a cache line farther, to fall into different sets of the first-level cache.
+LINE = 16  # floats
+_CACHED_FLOATS = 2 * 1024 * 1024  # larger arrays are written past the caches: nobody finds them there later
+
+
+class Plan(NamedTuple):
+    """A `Correlation` as arrays for the kernels, with the size of its chunks."""
+
+    groups: int
+    source_channels: int
+    target_channels: int
+    grid_rows: int
+    grid_columns: int
+    source_step: Pair
+    target_step: Pair
+    target_starts: np.ndarray  # (phases, 2)
+    tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
+    tap_rows: np.ndarray  # (all taps,) phase after phase
+    tap_columns: np.ndarray
+    turned: bool  # whether the weights are those of `turn_weights`, else as they are
+    weight_step: int  # floats from one weight of a target channel to the next
+    weight_steps: np.ndarray  # (DEPTH,)
+    counting: np.ndarray  # (DEPTH,) 0, 1, 2 ...
+    panel_steps: np.ndarray  # (DEPTH,) from one line of a panel to the next
+    chunk: int  # columns gathered at once
+
+
+@compile_kernel
+def gather(
+    source: Planes,
+    first_channel: int,
+    plan: Plan,
+    phase: int,
+    first: int,
+    size: int,
+    grid_point: int,
+    count: int,
+    lines: np.ndarray,
+    pitch: int,
+    packed: np.ndarray,
+) -> None:
+    """What `count` grid points meet under `size` pairs of a channel and a tap; zeros outside of the planes.
+
+    grid_point: the first one, counted over all images. The pairs are numbered from `first`, a channel's one
+    after the other. Each makes a line of its own, `pitch` floats from the next, of which up to LANES more
+    are overwritten. Unless packed is empty, lines lie over each other and go to rows of panels.
+    """
+    # Arrays are taken out of their tuples once: in an inner loop each access would count a reference.
+    values, starts = source.values, source.starts
+    tap_rows, tap_columns = plan.tap_rows, plan.tap_columns
+    height, width = source.height, source.width
+    step_y, step_x = plan.source_step
+    grid_rows, grid_columns = plan.grid_rows, plan.grid_columns
+    first_tap = plan.tap_starts[phase]
+    taps = plan.tap_starts[phase + 1] - first_tap
+    safe = values.size - 2 * step_x * LANES  # reading whole vectors
+    first_image, pixel = divmod(grid_point, grid_rows * grid_columns)
+    first_row, first_column = divmod(pixel, grid_columns)
+    panels = -(-count // COLUMNS)
+    panel_pitch = size * COLUMNS + LINE
+    whole_panels = count // COLUMNS
+    flat = step_y == 1 and step_x == 1 and width == grid_columns
+    one_row = first_column + count <= grid_columns and step_x == 1
+    channel, tap = divmod(first, taps)
+    channel += first_channel
+    for k in range(size):
+        start_y, start_x = tap_rows[first_tap + tap], tap_columns[first_tap + tap]
+        image, row, column = first_image, first_row, first_column
+        start = starts[image, channel]
+        done = 0
+        if packed.size and one_row and start >= 0:
+            y, x = row * step_y + start_y, column + start_x
+            if 0 <= y < height and x >= 0 and x + count <= width:
+                # Pixels that follow each other, as of a pointwise convolution: they need no line.
+                begin = start + y * width + x
+                for panel in range(whole_panels):
+                    copy_columns(values, begin + panel * COLUMNS, packed, panel * panel_pitch + k * COLUMNS)
+                done = whole_panels * COLUMNS
+                column += done
+        place = k * pitch + done
+        end = k * pitch + count
+        while flat and place < end:
+            # A tap shifts the whole plane; what it then takes from other rows is overwritten with zeros.
+            pixel = row * grid_columns + column
+            take = min(grid_rows * grid_columns - pixel, end - place)
+            top = bottom = take
+            if start >= 0:
+                top = min(take, max(0, -start_y * width - pixel))
+                bottom = max(top, min(take, (height - start_y) * width - pixel))
+            begin = start + pixel + start_y * width + start_x
+            if begin + top < 0 or begin + bottom > safe:
+                for i in range(top, bottom):
+                    lines[place + i] = values[min(max(begin + i, 0), values.size - 1)]
+            else:
+                for i in range(top, bottom, LANES):
+                    copy_lanes(values, begin + i, lines, place + i)
+            for i in range(top):
+                lines[place + i] = F(0)
+            for i in range(bottom, take):
+                lines[place + i] = F(0)
+            outside = (max(0, width - start_x), width) if start_x > 0 else (0, min(width, -start_x))
+            for edge in range(outside[0], outside[1]):
+                for i in range((edge - column) % width, take, width):
+                    lines[place + i] = F(0)
+            place += take
+            row = column = 0
+            image += 1
+            if place < end:
+                start = starts[image, channel]
+        # Columns of the grid whose source lies inside: 0 <= column * step_x + start_x < width.
+        if step_x == 1:
+            inside_left, inside_right = -start_x, width - start_x
+        else:
+            inside_left, inside_right = -(start_x // step_x), (width - 1 - start_x) // step_x + 1
+        while place < end:
+            take = min(grid_columns - column, end - place)
+            y = row * step_y + start_y
+            if start < 0 or y < 0 or y >= height:
+                for i in range(place, place + take):
+                    lines[i] = F(0)
+            else:
+                left = min(take, max(0, inside_left - column))
+                right = max(left, min(take, inside_right - column))
+                begin = start + y * width + column * step_x + start_x
+                if step_x > 2 or begin + right * step_x > safe:
+                    for i in range(left, right):
+                        lines[place + i] = values[begin + i * step_x]
+                elif step_x == 1:
+                    for i in range(left, right, LANES):
+                        copy_lanes(values, begin + i, lines, place + i)
+                else:
+                    for i in range(left, right, LANES):
+                        copy_second(values, begin + 2 * i, lines, place + i)
+                if left > 0:
+                    for i in range(place, place + left):
+                        lines[i] = F(0)
+                if right < take:
+                    for i in range(place + right, place + take):
+                        lines[i] = F(0)
+            place += take
+            column = 0
+            row += 1
+            if row == grid_rows:
+                row = 0
+                image += 1
+                if place < end:
+                    start = starts[image, channel]
+        if packed.size and done < count:
+            for i in range(end, k * pitch + panels * COLUMNS):
+                lines[i] = F(0)
+            for panel in range(done // COLUMNS, panels):
+                copy_columns(lines, k * pitch + panel * COLUMNS, packed, panel * panel_pitch + k * COLUMNS)
+        tap += 1
+        if tap == taps:
+            tap = 0
+            channel += 1
+
+
+@compile_kernel
+def scatter(
+    sums: np.ndarray,
+    bias: np.ndarray,
+    out: Planes,
+    channel: int,
+    rows: int,
+    plan: Plan,
+    start: Pair,
+    image: int,
+    row: int,
+    column: int,
+    count: int,
+) -> None:
+    """Write `count` grid points from (image, row, column) on to `rows` channels of out; add the bias."""
+    values, starts = out.values, out.starts
+    height, width = out.height, out.width
+    step_y, step_x = plan.target_step
+    inside_left = max(0, -(start[1] // step_x))
+    inside_right = (width - 1 - start[1]) // step_x + 1
+    # Whole planes: the rows of an image follow each other.
+    past_caches = values.size > _CACHED_FLOATS
+    address = values.ctypes.data // 4
+    flat = step_y == 1 and step_x == 1 and plan.grid_columns == width and plan.grid_rows == height
+    for k in range(channel, channel + rows):
+        n, y, x = image, row, column
+        place = (k - channel) * plan.chunk
+        end = place + count
+        add = bias[k] if bias.size else F(0)
+        while place < end:
+            if flat:
+                take = min((plan.grid_rows - y) * plan.grid_columns - x, end - place)
+                target = starts[n, k] + y * width + x
+                aligned = min(take, -(address + target) % LANES) if past_caches else take
+                for i in range(aligned):
+                    values[target + i] = sums[place + i] + add
+                streamed = (take - aligned) // LANES * LANES + aligned
+                for i in range(aligned, streamed, LANES):
+                    stream(sums, place + i, add, values, target + i)
+                for i in range(streamed, take):
+                    values[target + i] = sums[place + i] + add
+                y = plan.grid_rows - 1
+            else:
+                take = min(plan.grid_columns - x, end - place)
+                target_row = y * step_y + start[0]
+                left = max(0, inside_left - x)
+                right = min(take, inside_right - x)
+                if 0 <= target_row < height:
+                    target = starts[n, k] + target_row * width + x * step_x + start[1]
+                    for i in range(left, right):
+                        values[target + i * step_x] = sums[place + i] + add
+            place += take
+            x = 0
+            y += 1
+            if y == plan.grid_rows:
+                y = 0
+                n += 1

@@ -1,0 +1,118 @@
+"""Moving floats as whole vectors: fixed lengths, every second float, turned squares, past the caches."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, LANES, ROWS, Emitter, index, pointer_at
+
+_FLOAT = ir.FloatType()
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_LANE = ir.IntType(32)
+
+
+def _shuffle(builder: ir.IRBuilder, first: ir.Value, second: ir.Value, lanes: list[int]) -> ir.Value:
+    """The lanes of two vectors, numbered one after the other, in a new order."""
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_LANE, len(lanes)), lanes))
+
+
+def _transpose(
+    typing_context: Any, source: Any, place: Any, pitch: Any, target: Any, start: Any, target_pitch: Any
+) -> tuple[Any, Any]:
+    """target[start + j*target_pitch + i] = source[place + i*pitch + j], i and j below LANES."""
+    signature = types.void(FLOATS, types.int64, types.int64, FLOATS, types.int64, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, pitch, target, start, target_pitch = arguments
+        emit = Emitter(builder)
+        source = pointer_at(context, builder, signature.args[0], source, place)
+        target = pointer_at(context, builder, signature.args[3], target, start)
+        rows = [emit.load(builder.gep(source, [builder.mul(pitch, index(i))])) for i in range(LANES)]
+        size = LANES // 2
+        while size:  # swap the off-diagonal quarters of every square of 2 * size
+            for i in range(LANES):
+                if not i & size:
+                    upper, lower = rows[i], rows[i + size]
+                    first = [lane if not lane & size else LANES + lane - size for lane in range(LANES)]
+                    second = [lane + size if not lane & size else LANES + lane for lane in range(LANES)]
+                    rows[i], rows[i + size] = (
+                        _shuffle(builder, upper, lower, first),
+                        _shuffle(builder, upper, lower, second),
+                    )
+            size //= 2
+        for i, row in enumerate(rows):
+            emit.store(row, builder.gep(target, [builder.mul(target_pitch, index(i))]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _copy(count: int) -> Callable[..., tuple[Any, Any]]:
+    def copy(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
+        signature = types.void(FLOATS, types.int64, FLOATS, types.int64)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            source, place, target, start = arguments
+            source = pointer_at(context, builder, signature.args[0], source, place)
+            target = pointer_at(context, builder, signature.args[2], target, start)
+            for i in range(0, count, LANES):
+                vector = ir.VectorType(_FLOAT, min(LANES, count - i)).as_pointer()
+                value = builder.load(builder.bitcast(builder.gep(source, [index(i)]), vector), align=4)
+                builder.store(value, builder.bitcast(builder.gep(target, [index(i)]), vector), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
+
+
+def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
+    """target[start + i] = source[place + 2*i], i below LANES."""
+    signature = types.void(FLOATS, types.int64, FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, target, start = arguments
+        emit = Emitter(builder)
+        source = pointer_at(context, builder, signature.args[0], source, place)
+        first, second = emit.load(source), emit.load(builder.gep(source, [index(LANES)]))
+        values = _shuffle(builder, first, second, list(range(0, 2 * LANES, 2)))
+        emit.store(values, pointer_at(context, builder, signature.args[2], target, start))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _stream(
+    typing_context: Any, source: Any, place: Any, add: Any, target: Any, start: Any
+) -> tuple[Any, Any]:
+    """target[start + i] = source[place + i] + add, i below LANES, past the caches.
+
+    The target's address must be a multiple of the vector's size.
+    """
+    signature = types.void(FLOATS, types.int64, types.float32, FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, add, target, start = arguments
+        emit = Emitter(builder)
+        value = emit.load(pointer_at(context, builder, signature.args[0], source, place))
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(undefined, add, ir.Constant(_LANE, 0))
+        value = builder.fadd(value, _shuffle(builder, first, undefined, [0] * LANES))
+        place = pointer_at(context, builder, signature.args[3], target, start)
+        store = builder.store(value, builder.bitcast(place, _VECTOR.as_pointer()), align=4 * LANES)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_LANE, 1)]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+transpose: Callable[..., None] = intrinsic(_transpose)
+# target[start + i] = source[place + i], i below ROWS, LANES or COLUMNS
+copy_rows: Callable[..., None] = intrinsic(_copy(ROWS))
+copy_lanes: Callable[..., None] = intrinsic(_copy(LANES))
+copy_columns: Callable[..., None] = intrinsic(_copy(COLUMNS))
+copy_second: Callable[..., None] = intrinsic(_copy_second)
+stream: Callable[..., None] = intrinsic(_stream)
