@@ -8,7 +8,7 @@ number of threads; here each number of the result is summed in one order.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
+from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_rows
 from dhhpc_kernels.cpu.vector_moves import copy_rows
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
@@ -87,6 +87,7 @@ def pack_panels(
 def _multiply(
     left: np.ndarray,
     right: np.ndarray,
+    steps: np.ndarray,
     offsets: np.ndarray,
     rows: int,
     columns: int,
@@ -107,10 +108,10 @@ def _multiply(
                 for q in range(pair, min(pair + _TOGETHER, last_column)):
                     a, b, place = p * ROWS * depth, q * COLUMNS * depth, p * ROWS * pitch + q * COLUMNS
                     height, width = min(ROWS, rows - p * ROWS), min(COLUMNS, columns - q * COLUMNS)
-                    if height == ROWS and width == COLUMNS and not add:
-                        multiply_tile(left, a, offsets, 0, depth, right, b, out, place, pitch)
+                    if height == ROWS and width == COLUMNS:
+                        multiply_rows(left, a, 1, steps, depth, right, b, offsets, 0, out, place, pitch, add)
                         continue
-                    multiply_tile(left, a, offsets, 0, depth, right, b, tile, 0, COLUMNS)
+                    multiply_rows(left, a, 1, steps, depth, right, b, offsets, 0, tile, 0, COLUMNS, False)
                     for i in range(height):
                         target = out[place + i * pitch : place + i * pitch + width]
                         sums = tile[i * COLUMNS : i * COLUMNS + width]
@@ -142,12 +143,12 @@ def matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.
     for k in range(0, depth, DEPTH):
         size = min(DEPTH, depth - k)
         _pack(b[k : k + size].T, COLUMNS, right)
-        offsets = row_steps(size)
+        steps, offsets = np.arange(size) * ROWS, row_steps(size)
         for row in range(0, rows, HEIGHT):
             height = min(HEIGHT, rows - row)
             _pack(a[row : row + height, k : k + size], ROWS, left)
             target = flat(out[row : row + height])
-            arguments = (left, right, offsets, height, columns, target, out.strides[0] // 4, k > 0)
+            arguments = (left, right, steps, offsets, height, columns, target, out.strides[0] // 4, k > 0)
             _share_multiply(arguments, panels(height, ROWS), column_panels, height * size * columns)
 
 
