@@ -108,7 +108,7 @@ def not_finite_state(model: Model, what: str, statistics: bool = True) -> NotFin
 
 
 def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:
-    """The first layer whose output for `inputs` is not finite."""
+    """The first layer whose output for `inputs` is not finite; of layers that run as one, their first."""
     bad: list[int] = []
 
     def watch(index: int) -> bool:
@@ -117,7 +117,7 @@ def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:
         return bool(bad)
 
     plan.forward(inputs, watch)
-    return plan.layers[bad[0]] if bad else None
+    return plan.layers[bad[0]].members[0] if bad else None
 
 
 def describe(layer: Layer) -> str:

@@ -53,13 +53,15 @@ class Randomness:
 class Buffers:
     """The arrays of one layer in one plan. A gradient is None where nothing needs it.
 
-    `position` is the layer's among the model's layers.
+    `position` is the layer's among the model's layers. `grad_addend` is a second part of the output's
+    gradient, which a layer that `adds_gradients` adds itself.
     """
 
     inputs: list[Array] = field(default_factory=list)
     output: Array = field(default_factory=lambda: np.empty(0, np.float32))
     grad_inputs: list[Array | None] = field(default_factory=list)
     grad_output: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    grad_addend: Array | None = None
     parameters: list[Array] = field(default_factory=list)
     gradients: list[Array] = field(default_factory=list)
     statistics: list[Array] = field(default_factory=list)
@@ -77,10 +79,14 @@ class Layer:
 
     Attributes:
         options: names of the constructor's options, which rebuild the layer.
-        backward_uses: which of "inputs" and "output" `backward` reads; the plan keeps only those alive.
+        backward_uses: which of "inputs", "last input" and "output" `backward` reads; the plan keeps only
+            those alive.
         in_place: the output may overwrite the first input, and the first input's gradient the output's.
         view: the output is the first input in another shape.
         writes_every_gradient: `backward` writes the gradient of every input, wanted or not.
+        shares_gradient: the inputs have one gradient, which may lie in one place for all of them.
+        adds_gradients: `backward` takes the output's gradient in two parts, see `Buffers`. If the layer is
+            `in_place` too, the second input's gradient may overwrite the second part.
         operator, opset: of ONNX, and the first operator set whose definition fits.
     """
 
@@ -89,6 +95,8 @@ class Layer:
     in_place: ClassVar[bool] = False
     view: ClassVar[bool] = False
     writes_every_gradient: ClassVar[bool] = False
+    shares_gradient: ClassVar[bool] = False
+    adds_gradients: ClassVar[bool] = False
     operator: ClassVar[str] = ""
     opset: ClassVar[int] = 1
 
@@ -139,6 +147,16 @@ class Layer:
         raise NotImplementedError
 
     # -- what every layer has ------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> tuple[Layer, ...]:
+        """The layers of the model that this one stands for in a plan, see `fusion`."""
+        return (self,)
+
+    def keeps_input(self, number: int) -> bool:
+        """Whether `backward` reads that input."""
+        last = number == len(self.parents) - 1
+        return "inputs" in self.backward_uses or (last and "last input" in self.backward_uses)
 
     def configuration(self) -> dict[str, Any]:
         """The options that rebuild this layer."""

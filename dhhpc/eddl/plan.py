@@ -1,4 +1,7 @@
-"""The execution plan of a graph for one batch size: which buffer lives when, and the steps in order."""
+"""The execution plan of a graph for one batch size: which buffer lives when, and the steps in order.
+
+The steps are the layers that `fusion` makes of the model's.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dhhpc.eddl.fusion import fuse
 from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape
 from dhhpc.eddl.memory import Block, place
 from dhhpc.eddl.recomputation import Recomputation
@@ -40,6 +44,7 @@ class LayerPlan:
     workspace: Slot | None = None
     backward_workspace: Slot | None = None
     gradient: Slot | None = None
+    addend: Slot | None = None
     grad_inputs: list[Slot | None] = field(default_factory=list)
     accumulated: list[tuple[Slot, Slot]] = field(default_factory=list)
     trains: bool = False
@@ -51,7 +56,7 @@ class Plan:
     Time runs 0 … L-1 forward through the L layers, L at the losses, L+1 … 2L backward through them reversed.
 
     Args:
-        layers: in topological order.
+        layers: of the model, in topological order.
         inputs, outputs: positions in `layers`.
         input_shapes: of one sample, an input each.
         batch: number of samples.
@@ -60,6 +65,10 @@ class Plan:
             respect to the activation's input.
         kernels: the backend's kernels.
         memory: "full", or "low" to give up values and compute them again, see `recomputation`.
+
+    Attributes:
+        layers: one a step, fused ones for several of the model's; all positions are in these.
+        members: of each step, the positions of its layers in the model.
     """
 
     def __init__(
@@ -74,20 +83,26 @@ class Plan:
         kernels: ModuleType,
         memory: str = "full",
     ) -> None:
-        self.layers, self.inputs, self.outputs, self.batch = layers, list(inputs), list(outputs), batch
-        self.training, self.fused, self.kernels = training, fused, kernels
+        self.layers = fuse(layers, [layers[output] for output in outputs])
+        position = {id(layer): index for index, layer in enumerate(layers)}
+        self.members = [[position[id(member)] for member in layer.members] for layer in self.layers]
+        steps = {member: step for step, members in enumerate(self.members) for member in members}
+        self.inputs, self.outputs = [steps[index] for index in inputs], [steps[index] for index in outputs]
+        self.fused = frozenset(steps[index] for index in fused)
+        self.batch, self.training, self.kernels = batch, training, kernels
         self.blocks: list[Block] = []
         self.steps: list[LayerPlan] = []
         self.bound: list[Buffers] = []
         self.backward_bound: list[Buffers] = []
         self.arena: Array | None = None
-        position = {id(layer): index for index, layer in enumerate(layers)}
-        parents = [[position[id(parent)] for parent in layer.parents] for layer in layers]
-        self.consumers: list[list[int]] = [[] for _ in layers]
+        parents = [[steps[position[id(parent)]] for parent in layer.parents] for layer in self.layers]
+        # The layers whose gradient lies in a block.
+        self.owners: dict[Block, set[int]] = {}
+        self.consumers: list[list[int]] = [[] for _ in self.layers]
         for index, sources in enumerate(parents):
             for source in sources:
                 self.consumers[source].append(index)
-        self.plan_forward(parents, self.consumers, dict(zip(inputs, input_shapes, strict=True)))
+        self.plan_forward(parents, self.consumers, dict(zip(self.inputs, input_shapes, strict=True)))
         if training:
             self.plan_backward()
         self.recomputation = Recomputation(self) if training and memory == "low" else None
@@ -126,8 +141,8 @@ class Plan:
                 ]
                 step.trains = bool(layer.parameters()) or any(self.steps[source].trains for source in sources)
                 if step.trains:
-                    if "inputs" in layer.backward_uses:
-                        for source in sources:
+                    for number, source in enumerate(sources):
+                        if layer.keeps_input(number):
                             self.extend(self.steps[source].value, last)
                     if "output" in layer.backward_uses:
                         self.extend(value, last)
@@ -148,15 +163,18 @@ class Plan:
     ) -> bool:
         """Whether layer `index` may write its output over its first input."""
         layer = self.layers[index]
-        if not layer.in_place or (self.training and "inputs" in layer.backward_uses) or index in self.fused:
+        if not layer.in_place or index in self.fused:
             return False
-        return not any(
-            other in self.inputs
-            or other in self.outputs
-            or len(consumers[other]) != 1
-            or (self.training and "output" in self.layers[other].backward_uses)
-            for other in sharing[source]
-        )
+        if any(other in self.inputs or other in self.outputs for other in sharing[source]):
+            return False
+        if self.training:
+            return not layer.keeps_input(0) and not any(
+                len(consumers[other]) != 1 or "output" in self.layers[other].backward_uses
+                for other in sharing[source]
+            )
+        # All others that read the block have run, and this layer reads it as its first input only.
+        readers = [reader for other in sharing[source] for reader in consumers[other]]
+        return max(readers) == index and readers.count(index) == 1
 
     # -- backward ------------------------------------------------------------------------------------------
 
@@ -167,6 +185,7 @@ class Plan:
             target = self.steps[output].parents[0] if output in self.fused else output
             step = self.steps[target]
             step.gradient = self.slot(step.value.shape, count, self.backward_time(target))
+            self.owners[step.gradient.block] = {target}
             # The loss reads the values that it derives: predictions, or the fused activation's input.
             self.extend(step.value, count)
         for index in reversed(range(count)):
@@ -174,26 +193,65 @@ class Plan:
             if not step.trains or step.gradient is None or index in self.fused:
                 step.trains = step.trains and index not in self.fused and step.gradient is not None
                 continue
-            time = self.backward_time(index)
-            self.extend(step.gradient, time)
+            self.extend(step.gradient, self.backward_time(index))
             for number, source in enumerate(step.parents):
-                parent = self.steps[source]
-                if not parent.trains:
-                    unwanted = step.layer.writes_every_gradient
-                    step.grad_inputs.append(self.slot(parent.value.shape, time, time) if unwanted else None)
-                    continue
-                first = parent.gradient is None
-                if first and number == 0 and (step.layer.in_place or step.layer.view):
-                    slot = Slot(step.gradient.block, parent.value.shape)
-                else:
-                    slot = self.slot(parent.value.shape, time, time)
+                slot = self.input_gradient(index, number)
                 step.grad_inputs.append(slot)
-                if parent.gradient is None:
-                    parent.gradient = slot
-                else:
-                    step.accumulated.append((slot, parent.gradient))
-                    self.extend(parent.gradient, time)
-                self.extend(parent.gradient, self.backward_time(source))
+                if slot is not None and self.steps[source].trains:
+                    self.add_gradient(index, source, slot)
+
+    def input_gradient(self, index: int, number: int) -> Slot | None:
+        """A place for the gradient that step `index` writes of an input; the inputs before it have theirs."""
+        step, time = self.steps[index], self.backward_time(index)
+        source = step.parents[number]
+        parent = self.steps[source]
+        if not parent.trains:
+            return self.slot(parent.value.shape, time, time) if step.layer.writes_every_gradient else None
+        block = self.reusable(index, number) if parent.gradient is None else None
+        if block is None:
+            slot = self.slot(parent.value.shape, time, time)
+            self.owners[slot.block] = {source}
+            return slot
+        self.owners[block].add(source)
+        return Slot(block, parent.value.shape)
+
+    def reusable(self, index: int, number: int) -> Block | None:
+        """A block with a gradient in which the first one of an input may lie too, or in place of it."""
+        step = self.steps[index]
+        layer, mine = step.layer, step.gradient
+        assert mine is not None
+        if layer.view:
+            return mine.block
+        if layer.shares_gradient:
+            changed = [total for _, total in step.accumulated]
+            for source, slot in zip(step.parents[:number], step.grad_inputs, strict=True):
+                if slot is not None and slot is self.steps[source].gradient and slot not in changed:
+                    return slot.block
+        alone = min(self.owners[mine.block]) == index
+        if layer.in_place and alone and (number == 0 or layer.shares_gradient):
+            return mine.block
+        if layer.in_place and number == 1 and step.addend is not None:
+            return step.addend.block
+        return None
+
+    def add_gradient(self, index: int, source: int, slot: Slot) -> None:
+        """Let `slot`, which step `index` writes, be the gradient of step `source` or a part of it."""
+        step, parent = self.steps[index], self.steps[source]
+        time, last = self.backward_time(index), self.backward_time(source)
+        if parent.gradient is None:
+            parent.gradient = slot
+        elif parent.layer.adds_gradients and parent.addend is None and source == index - 1:
+            parent.addend = slot  # only of the layer that comes next, so that no block lives longer
+            self.extend(slot, last)
+        elif any(other < index and other != source for other in self.owners[parent.gradient.block]):
+            # Another layer still reads what is there.
+            step.accumulated.append((parent.gradient, slot))
+            self.extend(parent.gradient, time)
+            parent.gradient = slot
+        else:
+            step.accumulated.append((slot, parent.gradient))
+            self.extend(parent.gradient, time)
+        self.extend(parent.gradient, last)
 
     def backward_time(self, index: int) -> int:
         return 2 * len(self.layers) - index
@@ -201,7 +259,10 @@ class Plan:
     def backward_reads(self, index: int) -> list[int]:
         """The times at which backward passes read the output of layer `index`."""
         readers = [
-            reader for reader in self.consumers[index] if "inputs" in self.layers[reader].backward_uses
+            reader
+            for reader in self.consumers[index]
+            for number, source in enumerate(self.steps[reader].parents)
+            if source == index and self.layers[reader].keeps_input(number)
         ]
         if "output" in self.layers[index].backward_uses:
             readers.append(index)
@@ -236,14 +297,19 @@ class Plan:
         self.arena, self.bound = arena, []
         for index, step in enumerate(self.steps):
             inputs = [self.bound[source].output for source in step.parents]
-            buffers = Buffers(inputs, step.value.view(arena), statistics=statistics[index])
-            buffers.parameters, buffers.gradients = parameters[index], gradients[index]
-            buffers.randomness, buffers.position = randomness, index
+            buffers = Buffers(inputs, step.value.view(arena))
+            buffers.parameters, buffers.gradients, buffers.statistics = (
+                [array for member in self.members[index] for array in arrays[member]]
+                for arrays in (parameters, gradients, statistics)
+            )
+            buffers.randomness, buffers.position = randomness, self.members[index][0]
             buffers.saved = [slot.view(arena) for slot in step.saved]
             if step.workspace:
                 buffers.workspace = step.workspace.view(arena)
             if step.gradient:
                 buffers.grad_output = step.gradient.view(arena)
+            if step.addend:
+                buffers.grad_addend = step.addend.view(arena)
             for slot in step.grad_inputs:
                 shared = slot is not None and step.gradient is not None and slot.block is step.gradient.block
                 same = shared and slot is not None and slot.shape == buffers.grad_output.shape

@@ -42,7 +42,7 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (IMAGE, lambda x: layers.GroupNormalization(x, 2)),
     (IMAGE, layers.InstanceNormalization),
     (IMAGE, layers.LayerNormalization),
-    (IMAGE, layers.ReLU),
+    (IMAGE, lambda x: layers.ReLU(layers.Sigmoid(x))),  # behind batch normalisation it is a part of it
     (IMAGE, layers.Sigmoid),
     (IMAGE, layers.Softmax),
     (VECTOR, layers.Softmax),

@@ -27,7 +27,7 @@ CASES = {
     "unet": lambda: create("unet", (1, 32, 32), 1, channels=[4, 8, 8]),
     "unet-nearest": lambda: create("unet", (1, 16, 16), 1, channels=[4, 8], upsampling="nearest"),
     "resnet18": lambda: create("resnet18", (3, 32, 32), 4, width=4),
-    "convnet": lambda: create("convnet", (1, 28, 28), 10, channels=[8, 8, 8], normalization=True),
+    "convnet": lambda: create("convnet", (1, 28, 28), 10, channels=[4, 8, 16], normalization=True),
     "branching": branching,
 }
 

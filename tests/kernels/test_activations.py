@@ -37,6 +37,22 @@ def test_activation_equals_pytorch(name, shape, scale, kernels, draw, poisoned):
     assert np.array_equal(grad_again, grad_x)
 
 
+@PROFILE
+@given(shape=SHAPES)
+def test_relu_of_a_sum(shape, kernels, draw, poisoned):
+    """And its gradient that comes in two parts."""
+    x, addend, grad, grad_addend = (draw(number, *shape) for number in range(4))
+    out, grad_x = poisoned(*shape), poisoned(*shape)
+    kernels.relu_forward(x, out, addend)
+    assert np.array_equal(out, np.maximum(x + addend, 0))
+    kernels.relu_backward(out, grad, grad_x, grad_addend)
+    assert np.array_equal(grad_x, np.where(out > 0, grad + grad_addend, 0))
+    kernels.relu_forward(x, addend, addend)
+    assert np.array_equal(addend, out)
+    kernels.relu_backward(out, grad, grad_addend, grad_addend)
+    assert np.array_equal(grad_addend, grad_x)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_by_finite_differences(name, kernels, draw, poisoned, assert_gradient):
     x, grad_out = draw(1, 2, 4, 3, 5), draw(2, 2, 4, 3, 5)

@@ -51,13 +51,93 @@ def test_batch_normalization_equals_pytorch(
     assert_close(running[1], variance64.numpy())
 
     grad_x, grad_gamma, grad_beta = grad_out.copy(), poisoned(channels), poisoned(channels)
-    kernels.batch_normalization_backward(x, grad_x, gamma, *saved, grad_x, grad_gamma, grad_beta)  # in place
+    grads = grad_x, grad_gamma, grad_beta  # in place
+    kernels.batch_normalization_backward(x, grad_x, gamma, beta, *saved, *grads)
     # With two samples a channel the gradient is a difference of nearly equal numbers.
     tolerance = 1e-4 if x.size // channels > 10 else 1e-2
     scale = float((gamma64.detach() * torch.tensor(saved[1])).abs().max()) * np.abs(grad_out).max()
     assert np.abs(grad_x - x64.grad.numpy()).max() <= tolerance * scale
     assert_close(grad_gamma, gamma64.grad.numpy(), tolerance)
     assert_close(grad_beta, beta64.grad.numpy(), 1e-4)
+
+
+@PROFILE
+@given(
+    batch=st.integers(1, 4),
+    channels=st.integers(1, 5),
+    spatial=st.sampled_from([(3, 5), (8, 8), (33, 7), (40, 41)]),
+    slope=st.sampled_from([0.0, 0.2, 1.0]),
+    skipped=st.booleans(),
+    parts=st.booleans(),
+    in_place=st.booleans(),
+)
+def test_sum_and_activation_in_one_pass(
+    batch, channels, spatial, slope, skipped, parts, in_place, kernels, draw, poisoned, assert_close
+):
+    """Of a second input, and of a gradient that comes in two parts; results may lie over their sources."""
+    x, gamma, beta = draw(1, batch, channels, *spatial), draw(2, channels), draw(3, channels)
+    skip = draw(7, *x.shape) if skipped else None
+    running = [draw(4, channels), np.abs(draw(5, channels))]
+    gradients = [draw(8 + part, *x.shape) for part in range(1 + parts)]
+    normal, leaky = torch.nn.functional.batch_norm, torch.nn.functional.leaky_relu
+    wanted = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in (x, gamma, beta)]
+    skip64 = torch.tensor(skip if skipped else np.zeros_like(x), dtype=torch.float64, requires_grad=True)
+    mean64, variance64 = (torch.tensor(array, dtype=torch.float64) for array in running)
+
+    def expected(training):
+        return leaky(
+            normal(wanted[0], mean64, variance64, *wanted[1:], training, MOMENTUM, EPSILON) + skip64, slope
+        )
+
+    def place(source):
+        return source.copy() if in_place and source is not None else poisoned(*x.shape)
+
+    out = place(x)
+    source = out if in_place else x
+    kernels.batch_normalization_inference(source, gamma, beta, *running, out, EPSILON, skip, slope)
+    assert_close(out, expected(False).detach().numpy(), 1e-4)
+    out = place(skip)
+    source = out if in_place and skipped else skip
+    saved = poisoned(channels), poisoned(channels)
+    rates = MOMENTUM, EPSILON
+    kernels.batch_normalization_training(x, gamma, beta, *running, out, *saved, *rates, source, slope)
+    result = expected(True)
+    assert_close(out, result.detach().numpy(), 1e-4)
+
+    result.backward(torch.tensor(sum(array.astype(np.float64) for array in gradients)))
+    first, *second = gradients
+    places = {"x": place(second[0] if parts else None), "skip": place(first)}
+    if in_place:
+        first = places["skip"]
+        second = [places["x"]] if parts else []
+        if not skipped and not parts:
+            places["x"] = first
+    grads = places["x"], poisoned(channels), poisoned(channels)
+    kernels.batch_normalization_backward(
+        x,
+        first,
+        gamma,
+        beta,
+        *saved,
+        *grads,
+        second[0] if parts else None,
+        out if skipped else None,
+        places["skip"] if skipped else None,
+        slope,
+    )
+    for array, tensor in zip(grads, wanted, strict=True):
+        scale = float((wanted[1].detach() * torch.tensor(saved[1])).abs().max()) if array is grads[0] else 1
+        largest = max(float(tensor.grad.abs().max()), 4 * scale)
+        assert np.abs(array - tensor.grad.numpy()).max() <= 1e-4 * largest
+    if skipped:
+        assert_close(places["skip"], skip64.grad.numpy())
+
+
+def test_relu_of_infinity(kernels, poisoned):
+    x = np.array([[-np.inf, 1, np.nan]], np.float32)
+    ones, zeros, out = np.ones(3, np.float32), np.zeros(3, np.float32), poisoned(1, 3)
+    kernels.batch_normalization_inference(x, ones, zeros, zeros, ones, out, EPSILON, None, 0.0)
+    assert np.array_equal(out[0, [0, 2]], [0, np.nan], equal_nan=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
@@ -70,8 +150,8 @@ def test_one_element_a_channel(shape, kernels, draw, poisoned):
     assert np.array_equal(out.ravel(), beta)
     assert np.allclose(running[0], MOMENTUM * x.ravel())
     assert np.allclose(running[1], 1 - MOMENTUM)
-    grad_x, grad_gamma, grad_beta = poisoned(*shape), poisoned(3), poisoned(3)
-    kernels.batch_normalization_backward(x, draw(4, *shape), gamma, *saved, grad_x, grad_gamma, grad_beta)
+    grad_x, grad_gamma, grad_beta = grads = poisoned(*shape), poisoned(3), poisoned(3)
+    kernels.batch_normalization_backward(x, draw(4, *shape), gamma, beta, *saved, *grads)
     assert not grad_x.any()
     assert not grad_gamma.any()
     assert np.array_equal(grad_beta, draw(4, *shape).ravel())
@@ -88,7 +168,7 @@ def test_gradients_by_finite_differences(kernels, draw, poisoned, assert_gradien
 
     saved = normalize(kernels, x, gamma, beta, [poisoned(2), poisoned(2)], poisoned(*x.shape), poisoned)
     grad_x, grad_gamma, grad_beta = poisoned(*x.shape), poisoned(2), poisoned(2)
-    kernels.batch_normalization_backward(x, grad_out, gamma, *saved, grad_x, grad_gamma, grad_beta)
+    kernels.batch_normalization_backward(x, grad_out, gamma, beta, *saved, grad_x, grad_gamma, grad_beta)
     assert_gradient(lambda p: loss(p, gamma, beta), x, grad_x)
     assert_gradient(lambda p: loss(x.astype(np.float64), p, beta), gamma, grad_gamma)
     assert_gradient(lambda p: loss(x.astype(np.float64), gamma, p), beta, grad_beta)

@@ -32,20 +32,34 @@ def pointwise(kernels, name):
     return run
 
 
-def batch_normalization(kernels, _):
+def batch_normalization(kernels, slope):
     def run(x, gradient):
         channels = x.shape[1]
+        skip, grad_skip = (gradient[::-1].copy(), np.empty_like(x)) if slope < 1 else (None, None)
         gamma, beta, mean = np.full((3, channels), [[1.5], [0.5], [0.0]], np.float32)
         variance, saved_mean, saved_inverse, grad_gamma, grad_beta = np.ones((5, channels), np.float32)
         out, inferred, grad = np.empty_like(x), np.empty_like(x), np.empty_like(x)
         kernels.batch_normalization_training(
-            x, gamma, beta, mean, variance, out, saved_mean, saved_inverse, 0.1, 1e-5
+            x, gamma, beta, mean, variance, out, saved_mean, saved_inverse, 0.1, 1e-5, skip, slope
         )
-        kernels.batch_normalization_inference(x, gamma, beta, mean, variance, inferred, 1e-5)
+        kernels.batch_normalization_inference(x, gamma, beta, mean, variance, inferred, 1e-5, skip, slope)
         kernels.batch_normalization_backward(
-            x, gradient, gamma, saved_mean, saved_inverse, grad, grad_gamma, grad_beta
+            x,
+            gradient,
+            gamma,
+            beta,
+            saved_mean,
+            saved_inverse,
+            grad,
+            grad_gamma,
+            grad_beta,
+            skip,
+            None if skip is None else out,
+            grad_skip,
+            slope,
         )
-        return out, inferred, mean, variance, grad, grad_gamma, grad_beta
+        results = out, inferred, mean, variance, grad, grad_gamma, grad_beta
+        return results if grad_skip is None else (*results, grad_skip)
 
     return run
 
@@ -179,7 +193,8 @@ def optimizer(kernels, name):
         (softmax_of_rows, ""),
         (pointwise, "elu"),
         (pointwise, "gelu"),
-        (batch_normalization, ""),
+        (batch_normalization, 1),
+        (batch_normalization, 0.3),
         (group_normalization, "group"),
         (group_normalization, "layer"),
         (group_normalization, "rows"),

@@ -14,6 +14,7 @@ class ActivationLayer(Layer):
     backward_uses = frozenset({"output"})
     in_place = True
     function: ClassVar[str]
+    slope: float | None = None  # if the function is x, or slope x below 0
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
@@ -40,6 +41,13 @@ class ReLU(ActivationLayer):
 
     operator = "Relu"
     function = "relu"
+    slope = 0.0
+    adds_gradients = True
+
+    def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        kernels.relu_backward(
+            buffers.output, buffers.grad_output, buffers.grad_inputs[0], buffers.grad_addend
+        )
 
 
 class Sigmoid(ActivationLayer):
@@ -114,6 +122,10 @@ class LeakyReLU(SlopedActivation):
     operator = "LeakyRelu"
     function = "leaky_relu"
     onnx_alpha = 0.01
+
+    @property
+    def slope(self) -> float:  # type: ignore[override]
+        return self.alpha
 
 
 class ELU(SlopedActivation):

@@ -66,6 +66,7 @@ class Add(MergingLayer):
 
     operator = "Add"
     in_place = True
+    shares_gradient = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if any(shape != shapes[0] for shape in shapes):

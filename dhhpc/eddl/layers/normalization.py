@@ -26,7 +26,9 @@ class BatchNormalization(Layer):
 
     options = ("momentum", "epsilon")
     backward_uses = frozenset({"inputs"})
+    in_place = True
     writes_every_gradient = True
+    adds_gradients = True
     operator = "BatchNormalization"
 
     def __init__(
@@ -56,24 +58,47 @@ class BatchNormalization(Layer):
         return [(shapes[0][:1], np.float32), (shapes[0][:1], np.float32)]
 
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
-        x, out = buffers.inputs[0], buffers.output
+        self.forward_into(kernels, buffers, training)
+
+    def forward_into(
+        self,
+        kernels: ModuleType,
+        buffers: Buffers,
+        training: bool,
+        skip: Array | None = None,
+        slope: float = 1,
+    ) -> None:
+        """`forward` of the last input, plus `skip`, and times `slope` below 0."""
+        x, arrays = buffers.inputs[-1], (*buffers.parameters, *buffers.statistics, buffers.output)
         if training:
-            kernels.batch_normalization_training(
-                x, *buffers.parameters, *buffers.statistics, out, *buffers.saved, self.momentum, self.epsilon
-            )
+            rates = self.momentum, self.epsilon
+            kernels.batch_normalization_training(x, *arrays, *buffers.saved, *rates, skip, slope)
         else:
-            kernels.batch_normalization_inference(
-                x, *buffers.parameters, *buffers.statistics, out, self.epsilon
-            )
+            kernels.batch_normalization_inference(x, *arrays, self.epsilon, skip, slope)
 
     def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        self.backward_into(kernels, buffers)
+
+    def backward_into(
+        self,
+        kernels: ModuleType,
+        buffers: Buffers,
+        output: Array | None = None,
+        grad_skip: Array | None = None,
+        slope: float = 1,
+    ) -> None:
+        """`backward` of `forward_into`; needs its output if it had a skip."""
         kernels.batch_normalization_backward(
-            buffers.inputs[0],
+            buffers.inputs[-1],
             buffers.grad_output,
-            buffers.parameters[0],
+            *buffers.parameters,
             *buffers.saved,
-            buffers.grad_inputs[0],
+            buffers.grad_inputs[-1],
             *buffers.gradients,
+            buffers.grad_addend,
+            output,
+            grad_skip,
+            slope,
         )
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
