@@ -9,39 +9,21 @@ so that what is read twice comes from the cache the second time.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, copy, planes
+from dhhpc_kernels.cpu.activations import BLOCK, planes
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 D = np.float64
 
 
-# The compiler vectorises a loop best in a function of its own, between arrays that do not overlap: results
-# that may be written over what they are computed from go through a buffer.
+# The compiler vectorises a loop that writes into an array which it reads only where the code says so. Where a
+# result often lies over its source there is a loop for this case, told by `in_place`.
 
 
 @compile_kernel
-def _normalize_line(
-    values: np.ndarray,
-    addends: np.ndarray,
-    center: np.float32,
-    scale: np.float32,
-    shift: np.float32,
-    slope: np.float32,
-    added: bool,
-    results: np.ndarray,
-) -> None:
-    flat = slope == F(0)  # 0 times an infinity would be NaN
-    if added:
-        for i in range(results.size):
-            value = (values[i] - center) * scale + shift + addends[i]
-            below = F(0) if flat else slope * value
-            results[i] = below if value <= F(0) else value
-    else:
-        for i in range(results.size):
-            value = (values[i] - center) * scale + shift
-            below = F(0) if flat else slope * value
-            results[i] = below if value <= F(0) else value
+def _rectified(value: np.float32, slope: np.float32) -> np.float32:
+    below = F(0) if slope == F(0) else slope * value  # 0 times an infinity would be NaN
+    return below if value <= F(0) else value
 
 
 @compile_kernel
@@ -55,17 +37,23 @@ def _normalize(
     shift: np.float32,
     slope: np.float32,
     added: bool,
+    in_place: bool,
 ) -> None:
-    """Channel c of out, which may be x or skip."""
+    """Channel c of out, which lies over skip, or over x without one, if `in_place`."""
     batch, _, length = x.shape
-    buffer = np.empty(BLOCK, np.float32)
     for n in range(batch):
-        for start in range(0, length, BLOCK):
-            stop = min(start + BLOCK, length)
-            results = buffer[: stop - start]
-            values = x[n, c, start:stop]
-            _normalize_line(values, skip[n, c, start:stop], center, scale, shift, slope, added, results)
-            copy(results, out[n, c, start:stop])
+        if added and in_place:
+            for i in range(length):
+                out[n, c, i] = _rectified((x[n, c, i] - center) * scale + shift + out[n, c, i], slope)
+        elif added:
+            for i in range(length):
+                out[n, c, i] = _rectified((x[n, c, i] - center) * scale + shift + skip[n, c, i], slope)
+        elif in_place:
+            for i in range(length):
+                out[n, c, i] = _rectified((out[n, c, i] - center) * scale + shift, slope)
+        else:
+            for i in range(length):
+                out[n, c, i] = _rectified((x[n, c, i] - center) * scale + shift, slope)
 
 
 @compile_kernel
@@ -83,6 +71,7 @@ def _training(
     epsilon: float,
     slope: np.float32,
     added: bool,
+    in_place: bool,
     first: int,
     last: int,
 ) -> None:
@@ -92,9 +81,8 @@ def _training(
         total = D(0)
         squares = D(0)
         for n in range(batch):
-            values = x[n, c]
             for i in range(length):
-                value = D(values[i])
+                value = D(x[n, c, i])
                 total += value
                 squares += value * value
         mean = total / count
@@ -106,7 +94,7 @@ def _training(
         unbiased = variance * count / max(count - 1, 1)
         running_mean[c] = (D(1) - momentum) * running_mean[c] + momentum * mean
         running_variance[c] = (D(1) - momentum) * running_variance[c] + momentum * unbiased
-        _normalize(x, skip, out, c, F(mean), F(gamma[c] * inverse), F(beta[c]), slope, added)
+        _normalize(x, skip, out, c, F(mean), F(gamma[c] * inverse), F(beta[c]), slope, added, in_place)
 
 
 @compile_kernel
@@ -121,30 +109,37 @@ def _inference(
     epsilon: float,
     slope: np.float32,
     added: bool,
+    in_place: bool,
     first: int,
     last: int,
 ) -> None:
     for c in range(first, last):
         scale = F(gamma[c] / np.sqrt(D(running_variance[c]) + epsilon))
-        _normalize(x, skip, out, c, F(running_mean[c]), scale, F(beta[c]), slope, added)
+        _normalize(x, skip, out, c, F(running_mean[c]), scale, F(beta[c]), slope, added, in_place)
 
 
 @compile_kernel
 def _before_activation(
-    gradients: np.ndarray,
-    addends: np.ndarray,
-    summed: bool,
-    outputs: np.ndarray,
-    added: bool,
+    grad_out: np.ndarray,
+    grad_addend: np.ndarray,
+    out: np.ndarray,
+    grad_skip: np.ndarray,
+    n: int,
+    c: int,
     slope: np.float32,
-    results: np.ndarray,
+    summed: bool,
+    in_place: bool,
 ) -> None:
-    """The sum of two gradients, if it is one; with a skip that of the activation's input, by its output."""
-    flat = slope == F(0)
-    for i in range(results.size):
-        gradient = gradients[i] + addends[i] if summed else gradients[i]
-        below = F(0) if flat else slope * gradient
-        results[i] = below if added and outputs[i] <= F(0) else gradient
+    """The gradient of the activation's input by its output, which is positive where the input is.
+
+    grad_skip lies over grad_out if `in_place`.
+    """
+    for i in range(out.shape[2]):
+        gradient = grad_skip[n, c, i] if in_place else grad_out[n, c, i]
+        if summed:
+            gradient += grad_addend[n, c, i]
+        below = F(0) if slope == F(0) else slope * gradient
+        grad_skip[n, c, i] = below if out[n, c, i] <= F(0) else gradient
 
 
 # Where out is a function of x alone, its sign is computed again. A slope of 1 leaves the gradients alone.
@@ -153,43 +148,45 @@ def _before_activation(
 @compile_kernel
 def _gradient_sums(
     gradients: np.ndarray,
-    values: np.ndarray,
+    x: np.ndarray,
+    n: int,
+    c: int,
     center: np.float32,
     scale: np.float32,
     shift: np.float32,
     slope: np.float32,
 ) -> tuple[float, float]:
-    """The sums of the gradients before the activation, and of their products with values - center."""
-    flat = slope == F(0)
-    total = F(0)
-    product = F(0)
-    for i in range(gradients.size):
-        distance = values[i] - center
-        below = F(0) if flat else slope * gradients[i]
-        gradient = below if distance * scale + shift <= F(0) else gradients[i]
-        total += gradient
-        product += gradient * distance
-    return D(total), D(product)
+    """The sums of the gradients before the activation, and of their products with x - center."""
+    totals = D(0)
+    products = D(0)
+    for start in range(0, x.shape[2], BLOCK):
+        total = F(0)
+        product = F(0)
+        for i in range(start, min(start + BLOCK, x.shape[2])):
+            distance = x[n, c, i] - center
+            gradient = gradients[n, c, i]
+            below = F(0) if slope == F(0) else slope * gradient
+            gradient = below if distance * scale + shift <= F(0) else gradient
+            total += gradient
+            product += gradient * distance
+        totals += D(total)
+        products += D(product)
+    return totals, products
 
 
 @compile_kernel
-def _gradient_line(
-    gradients: np.ndarray,
-    values: np.ndarray,
-    center: np.float32,
+def _gradient(
+    gradient: np.float32,
+    distance: np.float32,
     scale: np.float32,
     shift: np.float32,
     slope: np.float32,
     mean: np.float32,
     slant: np.float32,
-    results: np.ndarray,
-) -> None:
-    flat = slope == F(0)
-    for i in range(results.size):
-        distance = values[i] - center
-        below = F(0) if flat else slope * gradients[i]
-        gradient = below if distance * scale + shift <= F(0) else gradients[i]
-        results[i] = scale * (gradient - mean - distance * slant)
+) -> np.float32:
+    below = F(0) if slope == F(0) else slope * gradient
+    behind = below if distance * scale + shift <= F(0) else gradient
+    return scale * (behind - mean - distance * slant)
 
 
 @compile_kernel
@@ -209,16 +206,17 @@ def _backward(
     slope: np.float32,
     summed: bool,
     added: bool,
+    in_place: tuple[bool, bool],
     first: int,
     last: int,
 ) -> None:
-    """A gradient that is no function of grad_out and x alone is kept in grad_skip, which may be grad_x."""
+    """in_place: whether grad_skip lies over grad_out, and grad_x over what it is computed from."""
     batch, _, length = x.shape
     count = batch * length
+    # A gradient that is no function of grad_out and x alone is kept in grad_skip, which may be grad_x.
     kept = summed or added
-    source = grad_skip if kept else grad_out
     rest = F(1) if added else slope
-    buffer = np.empty(BLOCK, np.float32)
+    skip_in_place, x_in_place = in_place
     for c in range(first, last):
         center = F(saved_mean[c])
         inverse = D(saved_inverse[c])
@@ -227,31 +225,31 @@ def _backward(
         total = D(0)
         product = D(0)
         for n in range(batch):
-            for start in range(0, length, BLOCK):
-                stop = min(start + BLOCK, length)
-                gradients = grad_out[n, c, start:stop]
-                if kept:
-                    results = buffer[: stop - start]
-                    addends = grad_addend[n, c, start:stop]
-                    outputs = out[n, c, start:stop]
-                    _before_activation(gradients, addends, summed, outputs, added, slope, results)
-                    copy(results, grad_skip[n, c, start:stop])
-                    gradients = results
-                sums = _gradient_sums(gradients, x[n, c, start:stop], center, scale, shift, rest)
-                total += sums[0]
-                product += sums[1]
+            if kept:
+                behind = slope if added else F(1)
+                _before_activation(grad_out, grad_addend, out, grad_skip, n, c, behind, summed, skip_in_place)
+                sums = _gradient_sums(grad_skip, x, n, c, center, scale, shift, rest)
+            else:
+                sums = _gradient_sums(grad_out, x, n, c, center, scale, shift, rest)
+            total += sums[0]
+            product += sums[1]
         grad_beta[c] = total
         grad_gamma[c] = product * inverse
         slant = F(product * inverse * inverse / count)
         mean = F(total / count)
         for n in range(batch):
-            for start in range(0, length, BLOCK):
-                stop = min(start + BLOCK, length)
-                results = buffer[: stop - start]
-                gradients = source[n, c, start:stop]
-                values = x[n, c, start:stop]
-                _gradient_line(gradients, values, center, scale, shift, rest, mean, slant, results)
-                copy(results, grad_x[n, c, start:stop])
+            if x_in_place:
+                for i in range(length):
+                    distance = x[n, c, i] - center
+                    grad_x[n, c, i] = _gradient(grad_x[n, c, i], distance, scale, shift, rest, mean, slant)
+            elif kept:
+                for i in range(length):
+                    distance = x[n, c, i] - center
+                    grad_x[n, c, i] = _gradient(grad_skip[n, c, i], distance, scale, shift, rest, mean, slant)
+            else:
+                for i in range(length):
+                    distance = x[n, c, i] - center
+                    grad_x[n, c, i] = _gradient(grad_out[n, c, i], distance, scale, shift, rest, mean, slant)
 
 
 def batch_normalization_training(
@@ -293,6 +291,7 @@ def batch_normalization_training(
         float(epsilon),
         F(slope),
         skip is not None,
+        np.may_share_memory(out, x if skip is None else skip),
     )
 
 
@@ -323,6 +322,7 @@ def batch_normalization_inference(
         float(epsilon),
         F(slope),
         skip is not None,
+        np.may_share_memory(out, x if skip is None else skip),
     )
 
 
@@ -347,6 +347,8 @@ def batch_normalization_backward(
     out: what forward wrote, needed if it had a skip; without one its sign is computed again.
     grad_skip: the gradient by skip (may be written over grad_out, but not over grad_x), if wanted.
     """
+    kept = grad_x if grad_skip is None else grad_skip
+    source = grad_out if grad_addend is None and out is None else kept
     run_shares(
         _backward,
         x.shape[1],
@@ -359,11 +361,12 @@ def batch_normalization_backward(
         beta,
         saved_mean,
         saved_inverse_deviation,
-        planes(grad_x if grad_skip is None else grad_skip),
+        planes(kept),
         planes(grad_x),
         grad_gamma,
         grad_beta,
         F(slope),
         grad_addend is not None,
         out is not None,
+        (np.may_share_memory(kept, grad_out), np.may_share_memory(grad_x, source)),
     )
