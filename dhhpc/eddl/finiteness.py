@@ -80,31 +80,37 @@ def not_finite_state(model: Model, what: str, statistics: bool = True) -> NotFin
     """The error for a trained number that is NaN or infinite; None if all are finite.
 
     `model.gradient_vector` still holds the last step's gradients, which tell whether the backward pass or the
-    update produced it.
+    update produced it; of those that were used up piece by piece the numbers themselves must do.
 
     Args:
         what: the message's first words.
         statistics: look at the running statistics too.
     """
-    bad: list[str] = []
+    bad: list[tuple[Layer, str]] = []
     for layer, trained, running in zip(
         model.layers, model.parameter_views, model.statistic_views, strict=True
     ):
         arrays = zip(layer.parameters() + layer.statistics(), trained + running, strict=True)
         wanted = len(trained) + (len(running) if statistics else 0)
         bad += [
-            f"{layer.describe()}.{parameter.name}"
+            (layer, parameter.name)
             for parameter, array in list(arrays)[:wanted]
             if not np.isfinite(array).all()
         ]
     if not bad:
         return None
     for layer, gradients in reversed(list(zip(model.layers, model.gradient_views, strict=True))):
-        if not all(np.isfinite(gradient).all() for gradient in gradients):
-            cause = f"the first NaN or infinity came out of {describe(layer)} in the last backward pass"
-            return NotFiniteError(f"{what}: {cause}", layer.describe(), "backward")
-    cause = f"the last update made {bad[0]} NaN or infinite, though its gradient is finite"
-    return NotFiniteError(f"{what}: {cause}", bad[0].rpartition(".")[0], "update")
+        if layer.updates_early and any(layer is one for one, _ in bad):
+            where = "the last backward pass or update"
+        elif not all(np.isfinite(gradient).all() for gradient in gradients):
+            where = "the last backward pass"
+        else:
+            continue
+        cause = f"the first NaN or infinity came out of {describe(layer)} in {where}"
+        return NotFiniteError(f"{what}: {cause}", layer.describe(), "backward")
+    layer, name = bad[0]
+    cause = f"the last update made {layer.describe()}.{name} NaN or infinite, though its gradient is finite"
+    return NotFiniteError(f"{what}: {cause}", layer.describe(), "update")
 
 
 def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -87,6 +87,7 @@ class Layer:
         shares_gradient: the inputs have one gradient, which may lie in one place for all of them.
         adds_gradients: `backward` takes the output's gradient in two parts, see `Buffers`. If the layer is
             `in_place` too, the second input's gradient may overwrite the second part.
+        updates_early: `backward_updating` may take the place of `backward`.
         operator, opset: of ONNX, and the first operator set whose definition fits.
     """
 
@@ -97,6 +98,7 @@ class Layer:
     writes_every_gradient: ClassVar[bool] = False
     shares_gradient: ClassVar[bool] = False
     adds_gradients: ClassVar[bool] = False
+    updates_early: bool = False
     operator: ClassVar[str] = ""
     opset: ClassVar[int] = 1
 
@@ -135,6 +137,13 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
+        raise NotImplementedError
+
+    def backward_updating(
+        self, kernels: ModuleType, buffers: Buffers, update: Callable[[Array, Array], None]
+    ) -> None:
+        """As `backward`, but calls update(a piece of a parameter, its gradient) in place of keeping gradients
+        of large parameters. The pieces are contiguous; what is updated is not read any more."""
         raise NotImplementedError
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:

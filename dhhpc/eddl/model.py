@@ -17,7 +17,9 @@ from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
+from dhhpc.eddl.stepping import EarlyStep
 from dhhpc.eddl.storage import aligned_bytes, allocate, views
+from dhhpc.eddl.summary import summarize
 from dhhpc.errors import DhhpcError
 
 # Plans kept: the batch, the last smaller batch, and the same two for evaluation.
@@ -48,7 +50,8 @@ class Model:
         self.parameter_vector, self.parameter_views = allocate([layer.parameters() for layer in self.layers])
         self.statistics_vector, self.statistic_views = allocate([layer.statistics() for layer in self.layers])
         self.statistics_before = np.zeros_like(self.statistics_vector)
-        self.gradient_vector = np.zeros_like(self.parameter_vector)
+        # Not zeros_like: memory that no gradient is written to is never taken from the system.
+        self.gradient_vector = np.zeros(self.parameter_vector.size, np.float32)
         self.gradient_views = views(self.gradient_vector, [layer.parameters() for layer in self.layers])
         self.randomness = Randomness()
         self.optimizer: Optimizer | None = None
@@ -281,6 +284,14 @@ class Model:
                 number. Parameters, statistics and gradients are then as before.
             DhhpcError: the arrays do not fit the network.
         """
+        plan, results = self.forward_with_loss(inputs, targets, first_sample)
+        plan.backward()
+        return results
+
+    def forward_with_loss(
+        self, inputs: Sequence[Array], targets: Sequence[Array], first_sample: int
+    ) -> tuple[Plan, dict[str, float]]:
+        """The plan, which has run forward and holds the losses' gradients, and the results."""
         if not self.losses:
             raise DhhpcError(f"{self.name}: built without losses; give build() one an output")
         inputs = as_inputs(inputs, self.inputs, self.name)
@@ -305,19 +316,27 @@ class Model:
             error = finiteness.not_finite_loss(self, plan, inputs, targets, results["loss"])
             np.copyto(self.statistics_vector, self.statistics_before)
             raise error
-        plan.backward()
-        return results
+        return plan, results
 
     def apply_gradients(self) -> None:
         """One step of the optimizer along `gradient_vector`."""
+        self.get_optimizer().step(self.kernels, self.parameter_vector, self.gradient_vector)
+
+    def get_optimizer(self) -> Optimizer:
         if self.optimizer is None:
             raise DhhpcError(f"{self.name}: built without an optimizer; give build() one")
-        self.optimizer.step(self.kernels, self.parameter_vector, self.gradient_vector)
+        return self.optimizer
 
-    def train_batch(self, inputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
-        """`compute_gradients`, then `apply_gradients`."""
-        results = self.compute_gradients(inputs, targets)
-        self.apply_gradients()
+    def train_batch(
+        self, inputs: Sequence[Array], targets: Sequence[Array], first_sample: int = 0
+    ) -> dict[str, float]:
+        """`compute_gradients` and `apply_gradients` in one: the same but for rounding, in less memory, as the
+        gradients of large dense layers are used up piece by piece and not left in `gradient_vector`."""
+        optimizer = self.get_optimizer()
+        plan, results = self.forward_with_loss(inputs, targets, first_sample)
+        step = EarlyStep(optimizer, self.kernels, self.parameter_vector, self.gradient_vector)
+        plan.backward(step)
+        step.finish()
         return results
 
     def predict(self, inputs: Sequence[Array], batch_size: int | None = None) -> list[Array]:
@@ -400,30 +419,4 @@ class Model:
 
     def summary(self, batch: int = 1) -> str:
         """A table of the layers, the number of parameters, and the memory of a step on `batch` samples."""
-        rows = [("layer", "kind", "output", "parameters", "inputs")]
-        for layer in self.layers:
-            count = sum(int(np.prod(parameter.shape)) for parameter in layer.parameters())
-            rows.append(
-                (
-                    layer.describe(),
-                    type(layer).__name__,
-                    "x".join(map(str, layer.shape)),
-                    str(count) if count else "",
-                    ", ".join(parent.describe() for parent in layer.parents),
-                )
-            )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        lines.append(f"{self.parameter_count} parameters")
-        if self.built:
-            shapes = [layer.shape for layer in self.inputs]
-            planned = self.make_plan(batch, shapes, training=True).size
-            separate = sum(2 * 4 * batch * int(np.prod(layer.shape)) for layer in self.layers)
-            lines.append(
-                f"training step on {batch} samples: {planned / 2**20:.1f} MiB planned, "
-                f"{separate / 2**20:.1f} MiB if every activation and gradient had its own buffer"
-            )
-        return "\n".join(lines)
+        return summarize(self, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -41,7 +42,14 @@ class Optimizer:
         ]
 
     def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
-        """Update `parameters` in place."""
+        """Make one step: update all `parameters` in place."""
+        self.step_count += 1
+        self.update(kernels, parameters, gradients, self.states)
+
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
+        """Update some of the parameters, with their part of each state, in step number `step_count`."""
         raise NotImplementedError
 
 
@@ -62,8 +70,10 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = float(momentum), nesterov
         self.moments = 1 if momentum else 0
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
-        velocity = self.states[0] if self.states else None
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
+        velocity = states[0] if states else None
         kernels.sgd_step(
             parameters,
             gradients,
@@ -73,7 +83,6 @@ class SGD(Optimizer):
             self.nesterov,
             self.weight_decay,
         )
-        self.step_count += 1
 
 
 class Adam(Optimizer):
@@ -97,12 +106,13 @@ class Adam(Optimizer):
             )
         self.beta1, self.beta2, self.epsilon, self.decoupled = beta1, beta2, epsilon, decoupled
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
-        self.step_count += 1
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
         kernels.adam_step(
             parameters,
             gradients,
-            *self.states,
+            *states,
             self.step_count,
             self.learning_rate,
             self.beta1,
@@ -129,19 +139,20 @@ class RMSProp(Optimizer):
         self.decay, self.momentum, self.epsilon = float(decay), float(momentum), float(epsilon)
         self.moments = 2 if momentum else 1
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
         kernels.rmsprop_step(
             parameters,
             gradients,
-            self.states[0],
-            self.states[1] if self.momentum else None,
+            states[0],
+            states[1] if self.momentum else None,
             self.learning_rate,
             self.decay,
             self.momentum,
             self.epsilon,
             self.weight_decay,
         )
-        self.step_count += 1
 
 
 class AdaGrad(Optimizer):
@@ -156,11 +167,12 @@ class AdaGrad(Optimizer):
         check_shares(epsilon)
         self.epsilon = float(epsilon)
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
         kernels.adagrad_step(
-            parameters, gradients, self.states[0], self.learning_rate, self.epsilon, self.weight_decay
+            parameters, gradients, states[0], self.learning_rate, self.epsilon, self.weight_decay
         )
-        self.step_count += 1
 
 
 class AdaDelta(Optimizer):
@@ -179,17 +191,18 @@ class AdaDelta(Optimizer):
         check_shares(epsilon, decay=decay)
         self.decay, self.epsilon = float(decay), float(epsilon)
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
         kernels.adadelta_step(
             parameters,
             gradients,
-            *self.states,
+            *states,
             self.learning_rate,
             self.decay,
             self.epsilon,
             self.weight_decay,
         )
-        self.step_count += 1
 
 
 class AdaMax(Optimizer):
@@ -209,12 +222,13 @@ class AdaMax(Optimizer):
         check_shares(epsilon, beta1=beta1, beta2=beta2)
         self.beta1, self.beta2, self.epsilon = float(beta1), float(beta2), float(epsilon)
 
-    def step(self, kernels: ModuleType, parameters: Array, gradients: Array) -> None:
-        self.step_count += 1
+    def update(
+        self, kernels: ModuleType, parameters: Array, gradients: Array, states: Sequence[Array]
+    ) -> None:
         kernels.adamax_step(
             parameters,
             gradients,
-            *self.states,
+            *states,
             self.step_count,
             self.learning_rate,
             self.beta1,

@@ -350,8 +350,12 @@ class Plan:
         """The input of the fused activation of output `number`."""
         return self.bound[self.steps[self.outputs[number]].parents[0]].output
 
-    def backward(self) -> None:
-        """Run every layer that trains backward, from the gradients that the losses wrote."""
+    def backward(self, update: Callable[[Array, Array], None] | None = None) -> None:
+        """Run every layer that trains backward, from the gradients that the losses wrote.
+
+        update: called with parameters and their gradient by layers that need not keep it, see
+            `Layer.backward_updating`.
+        """
         for index in reversed(range(len(self.steps))):
             step, buffers = self.steps[index], self.backward_bound[index]
             if self.recomputation is not None:
@@ -361,7 +365,10 @@ class Plan:
             workspace = self.backward_workspaces[index]
             if workspace is not None:
                 forward_workspace, buffers.workspace = buffers.workspace, workspace
-            step.layer.backward(self.kernels, buffers)
+            if update is not None and step.layer.updates_early:
+                step.layer.backward_updating(self.kernels, buffers, update)
+            else:
+                step.layer.backward(self.kernels, buffers)
             if workspace is not None:
                 buffers.workspace = forward_workspace
             for addend, total in self.sums[index]:

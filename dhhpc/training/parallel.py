@@ -56,9 +56,15 @@ class Meeting:
 class Averaging(ABC):
     """What a method does between the batches of one rank.
 
-    For every global batch each rank calls `after_gradients` once its gradients are there (also when its
-    part of the batch was empty), then updates its parameters if `updates` says so, then calls `after_batch`.
+    Where gradients are averaged, each rank calls `after_gradients` for every global batch once its gradients
+    are there (also when its part of the batch was empty), and then updates its parameters. Else it trains on
+    its part, if there is one, and calls `after_gradients` too. Both then call `after_batch`.
+
+    Attributes:
+        averages_gradients: whether the gradients are needed before the step.
     """
+
+    averages_gradients = False
 
     def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
         self.world, self.model, self.meeting = world, model, meeting
@@ -66,10 +72,6 @@ class Averaging(ABC):
     @abstractmethod
     def after_gradients(self, samples: int, global_samples: int) -> None:
         """This rank has the gradients of its `samples` of the batch's `global_samples`."""
-
-    @abstractmethod
-    def updates(self, samples: int) -> bool:
-        """Whether this rank makes a step for a batch of which it had `samples`."""
 
     @abstractmethod
     def after_batch(self, samples: int, global_samples: int) -> bool:
@@ -84,14 +86,16 @@ class GradientAveraging(Averaging):
     """Gradients are averaged before every step, weighted by samples: N ranks with batches of b make the
     steps of one rank with batches of N b. Batch-norm statistics are averaged after it."""
 
+    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
+        super().__init__(world, model, meeting)
+        self.averages_gradients = world.size > 1
+
     def after_gradients(self, samples: int, global_samples: int) -> None:
         if samples == 0:
             self.model.gradient_vector.fill(0)
         self.meeting.meet()
-        average(self.world, [self.model.gradient_vector], samples, global_samples)
-
-    def updates(self, samples: int) -> bool:
-        return True
+        if self.averages_gradients:
+            average(self.world, [self.model.gradient_vector], samples, global_samples)
 
     def after_batch(self, samples: int, global_samples: int) -> bool:
         average(self.world, [self.model.statistics_vector], samples, global_samples)
@@ -118,9 +122,6 @@ class FixedPeriodAveraging(Averaging):
 
     def after_gradients(self, samples: int, global_samples: int) -> None:
         pass
-
-    def updates(self, samples: int) -> bool:
-        return samples > 0
 
     def after_batch(self, samples: int, global_samples: int) -> bool:
         self.batches += 1

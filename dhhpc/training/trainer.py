@@ -257,6 +257,7 @@ class Trainer:
         loader, model = self.loader, self.model
         batches = loader.epoch(self.epoch, self.batch)
         base_rate = self.experiment.optimizer.learning_rate
+        averages_gradients = self.method.averages_gradients
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -269,10 +270,12 @@ class Trainer:
             position = self.epoch + (self.batch + 1) / loader.batches_per_epoch
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
             self.optimizer.learning_rate = base_rate * factor
-            loss = 0.0
+            loss, stepped = 0.0, False
             if samples:
                 try:
-                    results = model.compute_gradients([batch.images], [batch.targets], batch.first)
+                    run = model.compute_gradients if averages_gradients else model.train_batch
+                    results = run([batch.images], [batch.targets], batch.first)
+                    stepped = not averages_gradients
                     loss = results["loss"]
                     self.sums += samples * np.array([1.0, *results.values()])
                 except NotFiniteError as error:
@@ -283,9 +286,9 @@ class Trainer:
             computed = time.perf_counter()
             self.method.after_gradients(samples, batch.global_count)
             averaged = time.perf_counter()
-            if self.method.updates(samples):
+            if averages_gradients:
                 model.apply_gradients()
-            else:
+            elif not stepped:
                 self.optimizer.step_count += 1  # as on the ranks that had samples
             self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
             same_everywhere = self.method.after_batch(samples, batch.global_count)

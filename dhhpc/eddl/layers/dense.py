@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from dhhpc.eddl.graph import Buffers, Layer, OnnxNode, Parameter, Shape
+from dhhpc.eddl.graph import Array, Buffers, Layer, OnnxNode, Parameter, Shape
+
+PIECE = 2**20  # weights of a piece: large enough for a good product, small enough for the last-level cache
 
 
 class Dense(Layer):
@@ -60,8 +63,38 @@ class Dense(Layer):
         kernels.dense_backward_weights(
             buffers.inputs[0], buffers.grad_output, grad_weight, grad_bias[0] if grad_bias else None
         )
+        self.backward_data(kernels, buffers)
+
+    def backward_data(self, kernels: ModuleType, buffers: Buffers) -> None:
         if buffers.grad_inputs[0] is not None:
             kernels.dense_backward_data(buffers.grad_output, buffers.parameters[0], buffers.grad_inputs[0])
+
+    @property
+    def piece_units(self) -> int:
+        """Units whose gradient is computed at once where it is not kept."""
+        return max(1, PIECE // self.parents[0].shape[0])
+
+    @property
+    def updates_early(self) -> bool:  # type: ignore[override]
+        return self.units > self.piece_units
+
+    def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:
+        return self.piece_units * shapes[0][0] if self.updates_early else 0
+
+    def backward_updating(
+        self, kernels: ModuleType, buffers: Buffers, update: Callable[[Array, Array], None]
+    ) -> None:
+        self.backward_data(kernels, buffers)
+        weight, *bias = buffers.parameters
+        for first in range(0, self.units, self.piece_units):
+            rows = slice(first, first + self.piece_units)
+            piece = buffers.workspace[: weight[rows].size].reshape(weight[rows].shape)
+            kernels.dense_backward_weights(buffers.inputs[0], buffers.grad_output[:, rows], piece, None)
+            update(weight[rows], piece)
+        if bias:
+            grad_bias = buffers.gradients[1]
+            buffers.grad_output.sum(axis=0, out=grad_bias)
+            update(bias[0], grad_bias)
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
         from onnx.helper import make_node

@@ -1,0 +1,43 @@
+"""A step of the optimizer that begins during the backward pass, so that large gradients are never kept."""
+
+from __future__ import annotations
+
+import itertools
+from types import ModuleType
+
+from dhhpc.eddl.graph import Array
+from dhhpc.eddl.optimizers import Optimizer
+
+
+class EarlyStep:
+    """One step: layers pass some parameters with their gradients while they run backward, `finish` does the
+    rest. Each parameter becomes the same bit for bit as by `Optimizer.step`, which treats it by itself.
+
+    Args:
+        parameters, gradients: flat vectors of all; of the gradients only those that no layer passed are read.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, kernels: ModuleType, parameters: Array, gradients: Array
+    ) -> None:
+        self.optimizer, self.kernels = optimizer, kernels
+        self.parameters, self.gradients = parameters, gradients
+        self.updated: list[tuple[int, int]] = []
+        optimizer.step_count += 1
+
+    def __call__(self, parameters: Array, gradients: Array) -> None:
+        """Update a contiguous piece of the parameters."""
+        start = (parameters.ctypes.data - self.parameters.ctypes.data) // parameters.itemsize
+        self.update(start, start + parameters.size, gradients.reshape(-1, copy=False))
+        self.updated.append((start, start + parameters.size))
+
+    def finish(self) -> None:
+        """Update all other parameters."""
+        ends = [0, *itertools.chain(*sorted(self.updated)), self.parameters.size]
+        for start, stop in zip(ends[::2], ends[1::2], strict=True):
+            if start < stop:
+                self.update(start, stop, self.gradients[start:stop])
+
+    def update(self, start: int, stop: int, gradients: Array) -> None:
+        states = [state[start:stop] for state in self.optimizer.states]
+        self.optimizer.update(self.kernels, self.parameters[start:stop], gradients, states)
