@@ -159,6 +159,40 @@ def _multiply_tile(
     return signature, generate
 
 
+def _emit_rows(context: Any, builder: ir.IRBuilder, kinds: Any, arguments: Any, vectors: int) -> None:
+    """The loop of multiply_rows, on so many vectors of columns."""
+    rows, row, row_pitch, steps, depth, source, place, offsets, offset, target, start, pitch, add = arguments
+    emit = Emitter(builder)
+    first = pointer_at(context, builder, kinds[0], rows, row)
+    lines = [builder.gep(first, [builder.mul(row_pitch, index(i))]) for i in range(ROWS)]
+    steps = pointer_at(context, builder, kinds[3], steps, index(0))
+    source = pointer_at(context, builder, kinds[5], source, place)
+    offsets = pointer_at(context, builder, kinds[7], offsets, offset)
+    target = pointer_at(context, builder, kinds[9], target, start)
+    targets = [
+        builder.gep(target, [builder.add(builder.mul(pitch, index(i)), index(LANES * v))])
+        for i in range(ROWS)
+        for v in range(vectors)
+    ]
+    adding = cgutils.as_bool_bit(builder, add)
+    # Loaded in any case: so the lines that are stored later are on their way during the loop.
+    initial = [builder.select(adding, emit.load(pointer), _ZEROS) for pointer in targets]
+
+    def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
+        columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(vectors)]
+        here = builder.load(builder.gep(steps, [k]))
+        updated = []
+        for i in range(ROWS):
+            factor = emit.broadcast(builder.gep(lines[i], [here]))
+            for v in range(vectors):
+                updated.append(builder.call(emit.multiply_add, [factor, columns[v], sums[i * vectors + v]]))
+        return updated
+
+    for value, pointer in zip(emit.sums(initial, depth, 1, body), targets, strict=True):
+        emit.store(value, pointer)
+
+
 def _multiply_rows(
     typing_context: Any,
     rows: Any,
@@ -197,41 +231,57 @@ def _multiply_rows(
     )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        rows, row, row_pitch, steps, depth, source, place, offsets, offset, target, start, pitch, add = (
-            arguments
-        )
-        array_types = signature.args
-        emit = Emitter(builder)
-        first = pointer_at(context, builder, array_types[0], rows, row)
-        lines = [builder.gep(first, [builder.mul(row_pitch, index(i))]) for i in range(ROWS)]
-        steps = pointer_at(context, builder, array_types[3], steps, index(0))
-        source = pointer_at(context, builder, array_types[5], source, place)
-        offsets = pointer_at(context, builder, array_types[7], offsets, offset)
-        target = pointer_at(context, builder, array_types[9], target, start)
-        targets = [
-            builder.gep(target, [builder.add(builder.mul(pitch, index(i)), index(LANES * v))])
-            for i in range(ROWS)
-            for v in range(VECTORS)
-        ]
-        adding = cgutils.as_bool_bit(builder, add)
-        # Loaded in any case: so the lines that are stored later are on their way during the loop.
-        initial = [builder.select(adding, emit.load(pointer), _ZEROS) for pointer in targets]
+        _emit_rows(context, builder, signature.args, arguments, VECTORS)
+        return context.get_dummy_value()
 
-        def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
-            columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(VECTORS)]
-            here = builder.load(builder.gep(steps, [k]))
-            updated = []
-            for i in range(ROWS):
-                factor = emit.broadcast(builder.gep(lines[i], [here]))
-                for v in range(VECTORS):
-                    updated.append(
-                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
-                    )
-            return updated
+    return signature, generate
 
-        for value, pointer in zip(emit.sums(initial, depth, 1, body), targets, strict=True):
-            emit.store(value, pointer)
+
+def _multiply_columns(
+    typing_context: Any,
+    rows: Any,
+    row: Any,
+    row_pitch: Any,
+    steps: Any,
+    depth: Any,
+    source: Any,
+    place: Any,
+    offsets: Any,
+    offset: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+    add: Any,
+    vectors: Any,
+) -> tuple[Any, Any]:
+    """As multiply_rows, for j below vectors * LANES only, at most COLUMNS.
+
+    VECTORS - 1 are as fast for their size as VECTORS; as many are computed where it is fewer.
+    """
+    signature = types.void(
+        FLOATS,
+        types.int64,
+        types.int64,
+        _INDICES,
+        types.int64,
+        FLOATS,
+        types.int64,
+        _INDICES,
+        types.int64,
+        FLOATS,
+        types.int64,
+        types.int64,
+        types.boolean,
+        types.int64,
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        *arguments, vectors = arguments
+        with builder.if_else(builder.icmp_signed("<", vectors, index(VECTORS))) as (narrow, whole):
+            with narrow:
+                _emit_rows(context, builder, signature.args, arguments, VECTORS - 1)
+            with whole:
+                _emit_rows(context, builder, signature.args, arguments, VECTORS)
         return context.get_dummy_value()
 
     return signature, generate
@@ -307,4 +357,5 @@ def _add_products(
 
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
 multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
+multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)
 add_products: Callable[..., None] = intrinsic(_add_products)
