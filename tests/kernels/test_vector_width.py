@@ -20,11 +20,12 @@ from dhhpc_kernels.cache import cache_folder
 from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
-for stride in (1, 2):  # by each algorithm
+for stride, channels, kernels in ((1, 19, 21), (1, 60, 70), (2, 19, 21)):  # by each algorithm
     options = ((stride, stride), (1, 1), (1, 1), 1)
-    x = generator.standard_normal((2, 19, 19, 17), np.float32)
-    weight = generator.standard_normal((21, 19, 3, 3), np.float32)
-    out = generator.standard_normal((2, 21, 19 // stride + stride - 1, 17 // stride + stride - 1), np.float32)
+    x = generator.standard_normal((2, channels, 19, 17), np.float32)
+    weight = generator.standard_normal((kernels, channels, 3, 3), np.float32)
+    size = 19 // stride + stride - 1, 17 // stride + stride - 1
+    out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
     assert ("direct" in names.values()) == (stride == 2), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
@@ -32,7 +33,8 @@ for stride in (1, 2):  # by each algorithm
     cpu.convolution_forward(x, weight, None, forward, workspace, *options)
     cpu.convolution_backward_data(out, weight, data, workspace, *options)
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-    results |= {f"forward {stride}": forward, f"data {stride}": data, f"weights {stride}": weights}
+    case = f"{stride} {channels}"
+    results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
 np.savez(sys.argv[1], **results)
 print(cache_folder())
 """

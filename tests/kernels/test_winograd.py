@@ -1,6 +1,7 @@
 """Winograd's algorithm against PyTorch in float64, for both sizes of tiles and every shape that it takes."""
 
 from typing import NamedTuple
+from unittest.mock import patch
 
 import dhhpc_kernels
 import numpy as np
@@ -56,9 +57,18 @@ def shape_of(case: Case, kernel: int = 3, stride: int = 1, dilation: int = 1, gr
     )
 
 
-def convolve(case: Case, tile: int, x, weight, bias, grad_out) -> tuple[np.ndarray, ...]:
-    """Output and gradients by x and weight."""
-    shape = shape_of(case)
+def convolve(
+    case: Case, tile: int, x, weight, bias, grad_out, streams: bool | None = None
+) -> tuple[np.ndarray, ...]:
+    """Output and gradients by x and weight. streams: whether weights pass by tiles, unless as chosen."""
+    if streams is not None:
+        with (
+            patch.object(winograd_convolution, "_streams", return_value=streams),
+            patch.object(winograd_convolution, "_streams_gradient", return_value=streams),
+        ):
+            return convolve(case, tile, x, weight, bias, grad_out)
+    padding = (1,) * (x.ndim - 4) + case.padding
+    shape = geometry(x.shape, weight.shape, None, (1,) * (x.ndim - 2), padding, (1,) * (x.ndim - 2), 1)
     out, grad_x, grad_weight = (np.full(a.shape, np.nan, np.float32) for a in (grad_out, x, weight))
     for name, arguments in (
         ("forward", (x, weight, bias, out)),
@@ -103,17 +113,44 @@ def error(actual: np.ndarray, expected: np.ndarray) -> float:
 @example(case=Case(2, 17, 33, (64, 129), (1, 1)), tile=4)  # several blocks
 @example(case=Case(2, 17, 33, (64, 129), (1, 1)), tile=2)
 @example(case=Case(1, 5, 130, (9, 8), (0, 2)), tile=2)  # parts of the target channels
+@example(case=Case(1, 131, 9, (5, 9), (1, 1)), tile=4)  # several pieces of the weights
+@example(case=Case(2, 130, 70, (9, 9), (1, 1)), tile=4)  # several groups of sums
 def test_winograd_equals_pytorch(case, tile):
+    """In either order of the products, which give the same bits but for the sums over the tiles."""
     arrays = draw_arrays(case, np.random.default_rng(1))
-    for actual, expected in zip(convolve(case, tile, *arrays), exact(case, *arrays), strict=True):
-        assert error(actual, expected) <= TOLERANCE[tile]
+    results = [convolve(case, tile, *arrays, streams=streams) for streams in (False, True)]
+    for *actual, expected in zip(*results, exact(case, *arrays), strict=True):
+        assert max(error(array, expected) for array in actual) <= TOLERANCE[tile]
+    for resident, streamed in list(zip(*results, strict=True))[:2]:
+        assert resident.tobytes() == streamed.tobytes()
 
 
 @pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("streams", [False, True])
+def test_depth_taps_of_volumes(tile, streams):
+    case = Case(2, 5, 7, (9, 11), (1, 1))
+    generator = np.random.default_rng(6)
+    x, weight, bias, grad_out = (
+        generator.standard_normal(shape, np.float32)
+        for shape in ((2, 5, 4, 9, 11), (7, 5, 3, 3, 3), (7,), (2, 7, 4, 9, 11))
+    )
+    tensors = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in (x, weight, bias)]
+    out = torch.nn.functional.conv3d(*tensors, padding=1)
+    out.backward(torch.tensor(grad_out, dtype=torch.float64))
+    expected = out.detach().numpy(), tensors[0].grad.numpy(), tensors[1].grad.numpy()
+    results = convolve(case, tile, x, weight, bias, grad_out, streams=streams)
+    for actual, exactly in zip(results, expected, strict=True):
+        assert error(actual, exactly) <= TOLERANCE[tile]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case(2, 64, 64, (28, 28), (1, 1)), Case(1, 512, 40, (14, 14), (1, 1)), Case(8, 9, 512, (7, 7), (1, 1))],
+)
+@pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("spread", [3, 6])
-def test_badly_scaled_channels(tile, spread):
+def test_badly_scaled_channels(case, tile, spread):
     """Channels whose scales lie `spread` powers of ten apart, and images with a large mean."""
-    case = Case(2, 64, 64, (28, 28), (1, 1))
     arrays = draw_arrays(case, np.random.default_rng(2), np.logspace(-spread / 2, spread / 2, case.channels))
     for actual, expected in zip(convolve(case, tile, *arrays), exact(case, *arrays), strict=True):
         assert error(actual, expected) <= 5e-5
@@ -124,22 +161,26 @@ def test_badly_scaled_channels(tile, spread):
 
 
 @pytest.mark.parametrize("tile", [2, 4])
-def test_same_bits_on_any_number_of_threads(tile):
-    case = Case(3, 24, 40, (30, 29), (1, 1))
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [Case(3, 24, 40, (30, 29), (1, 1)), Case(2, 70, 90, (7, 7), (1, 1)), Case(1, 3, 5, (6, 6), (1, 1))],
+)
+def test_same_bits_on_any_number_of_threads(case, streams, tile):
     arrays = draw_arrays(case, np.random.default_rng(4))
     before = dhhpc_kernels.threads()
     try:
         results = []
         for threads in (1, 2, 3, 16):
             dhhpc_kernels.set_threads(threads)
-            results.append([array.tobytes() for array in convolve(case, tile, *arrays)])
+            results.append([array.tobytes() for array in convolve(case, tile, *arrays, streams=streams)])
     finally:
         dhhpc_kernels.set_threads(before)
     assert all(result == results[0] for result in results)
 
 
 def test_an_image_gives_the_same_bits_in_any_batch():
-    case = Case(5, 20, 28, (18, 18), (1, 1))
+    case = Case(5, 24, 28, (18, 18), (1, 1))  # alone, it has few tiles for its channels
     x, weight, bias, grad_out = draw_arrays(case, np.random.default_rng(5))
     together = convolve(case, 4, x, weight, bias, grad_out)
     alone = convolve(case._replace(batch=1), 4, x[3:4], weight, bias, grad_out[3:4])
@@ -155,7 +196,7 @@ def test_choice_of_the_algorithm(monkeypatch):
     monkeypatch.delenv("DHHPC_CONVOLUTION", raising=False)
     assert chosen(64, 64, 56) == 4
     assert chosen(1, 32, 256) == algorithms.DIRECT  # the transforms would cost more than they save
-    assert chosen(512, 512, 14) == 2  # weights of larger tiles leave the caches
+    assert chosen(512, 512, 7) == 4  # even where a quarter of the results are thrown away
     assert chosen(64, 64, 56, kernel=5) == algorithms.DIRECT
     for options in ({"padding": 3}, {"stride": 2}, {"dilation": 2}, {"groups": 2}):
         assert chosen(64, 64, 56, **options) == algorithms.DIRECT

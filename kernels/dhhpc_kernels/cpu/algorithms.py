@@ -29,8 +29,6 @@ _PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
 _GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
 _SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
 _MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
-# Transformed weights beyond this no longer stay in the last-level cache while the tiles pass by.
-_MOST_WEIGHT_BYTES = 24 * 2**20
 
 
 def _setting() -> str:
@@ -112,8 +110,6 @@ def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
     cycles = {DIRECT: out_size[0] * out_size[1] * 9 * products / _DIRECT_EFFICIENCY}
     for tile in TILES:
         elements = (tile + 2) ** 2
-        if tile > TILES[0] and elements * targets * sources * 4 > _MOST_WEIGHT_BYTES:
-            continue
         transforms = (sources * _SOURCE_CYCLES[tile] + targets * _TARGET_CYCLES[tile]) * 8 / LANES
         tiles = math.ceil(out_size[0] / tile) * math.ceil(out_size[1] / tile)
         cycles[tile] = tiles * (transforms + elements * products / _PRODUCTS_EFFICIENCY)

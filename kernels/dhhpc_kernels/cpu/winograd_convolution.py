@@ -1,10 +1,14 @@
-"""Convolution by Winograd's algorithm: workspaces, and the work shared out to the threads."""
+"""Convolution of 3x3 kernels at stride 1 by Winograd's algorithm: up to four times fewer multiplications.
 
-import functools
+Tiles of the source are transformed, so that the convolution becomes one matrix product over the channels for
+each of a tile's 16 or 36 transformed elements (Lavin and Gray 2016); the products are transformed back. With
+many tiles, transformed weights stay while the tiles pass by (`winograd_resident`); with many channels, tiles
+stay while the weights pass by (`winograd_streaming`, `winograd_gradient`).
+"""
 
 import numpy as np
 
-from dhhpc_kernels.cpu import winograd, winograd_weights
+from dhhpc_kernels.cpu import winograd_gradient, winograd_resident, winograd_streaming
 from dhhpc_kernels.cpu.geometry import (
     Geometry,
     Pair,
@@ -15,42 +19,24 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
-from dhhpc_kernels.cpu.winograd import Plan
-from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.parallel import run_parallel, shares, threads
-
-# Of a block's transformed arrays. All threads' blocks of a convolution, or the one block of a gradient by the
-# weights, which its long sums make worth more, ought to stay in the last-level cache.
-_BLOCK_FLOATS, _WEIGHTS_BLOCK_FLOATS = 1024 * 1024, 2 * 1024 * 1024
+from dhhpc_kernels.cpu.winograd_tiles import kernels_of
 
 _NO_BIAS = np.empty(0, np.float32)
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(
-    tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, block_floats: int
-) -> tuple[Plan, np.ndarray]:
-    plan = winograd.make_plan(tile, batch, *channels, out_size, padding, block_floats)
-    return plan, winograd.offsets(plan)
+def _streams(tile: int, batch: int, channels: Pair, out_size: Pair) -> bool:
+    """Whether the channels are many, by themselves or for the number of tiles, so that weights pass by.
+
+    The limits are measured. Both ways give the same bits, so that the batch does not matter to an image's.
+    """
+    tiles = batch * -(-out_size[0] // tile) * -(-out_size[1] // tile)
+    return channels[0] * channels[1] >= min(tiles // 2, 80) * sum(channels)
 
 
-def _parts(plan: Plan, batch: int) -> int:
-    """Into how many parts the target channels are divided, to give every thread work."""
-    blocks = -(-batch * plan.tile_rows // plan.block_rows)
-    register_blocks = winograd.register_blocks(plan.target_channels)
-    wanted = min(register_blocks, -(-threads() // blocks))
-    return -(-register_blocks // -(-register_blocks // wanted))
-
-
-def _part_size(plan: Plan, parts: int) -> int:
-    """Workspace floats of one thread."""
-    blocks = -(-winograd.register_blocks(plan.target_channels) // parts)
-    return (
-        plan.tile * plan.line
-        + plan.rows
-        + winograd.sources_size(plan)
-        + plan.elements * winograd.target_pitch(plan, blocks)
-    )
+def _streams_gradient(tile: int, batch: int, channels: Pair, out_size: Pair) -> bool:
+    """The same for the gradient by the weights, where it is the sums over the tiles that pass by."""
+    tiles = batch * -(-out_size[0] // tile) * -(-out_size[1] // tile)
+    return channels[0] * channels[1] >= min(tiles // 8, 25) * sum(channels)
 
 
 def _convolve(
@@ -63,53 +49,18 @@ def _convolve(
     padding: Pair,
     source_first: bool,
 ) -> None:
-    """Transform the weights, then share the blocks of all images out to the threads.
-
-    source_first: the weights' first axis counts the source's channels, and they are turned by 180 degrees.
-    """
-    batch = len(source.starts)
-    channels = (source.starts.shape[1], out.starts.shape[1])
-    plan, offsets = _plan(tile, batch, channels, (out.height, out.width), padding, _BLOCK_FLOATS)
-    kernels, workspace = np.split(workspace, [winograd.kernels_size(plan)])
-    whole, part_of_it = weight[0].size, weight[0, 0].size
-    strides = (part_of_it, whole) if source_first else (whole, part_of_it)
-    depth_taps = part_of_it // 9
-    flat = weight.reshape(-1, copy=False)
-    blocks = winograd.register_blocks(plan.target_channels)
-    run_parallel(
-        winograd.transform_kernels,
-        [
-            (flat, kernels, plan, strides, depth_taps, source_first, first, last)
-            for first, last in shares(blocks, threads())
-        ],
-    )
-    parts = _parts(plan, batch)
-    units = -(-batch * plan.tile_rows // plan.block_rows) * parts
-    size = _part_size(plan, parts)
-    check_workspace(workspace, size)
-    run_parallel(
-        winograd.convolve,
-        [
-            (
-                source,
-                kernels,
-                _NO_BIAS if bias is None else bias,
-                out,
-                workspace[i * size : (i + 1) * size],
-                offsets,
-                plan,
-                parts,
-                first,
-                last,
-            )
-            for i, (first, last) in enumerate(shares(units, min(threads(), workspace.size // size)))
-        ],
-    )
+    """source_first: the weights' first axis counts the source's channels, and the kernels are turned."""
+    batch, channels = source.starts.shape
+    streams = _streams(tile, batch, (channels, out.starts.shape[1]), (out.height, out.width))
+    run = winograd_streaming.convolve if streams else winograd_resident.convolve
+    bias = _NO_BIAS if bias is None else bias
+    run(tile, source, kernels_of(weight, source_first), bias, out, workspace, padding)
 
 
 def _workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
-    plan, _ = _plan(tile, batch, channels, out_size, padding, _BLOCK_FLOATS)
-    return winograd.kernels_size(plan) + threads() * _part_size(plan, _parts(plan, batch))
+    streams = _streams(tile, batch, channels, out_size)
+    run = winograd_streaming.convolve_workspace if streams else winograd_resident.convolve_workspace
+    return run(tile, batch, channels, out_size, padding)
 
 
 def forward(
@@ -156,17 +107,6 @@ def backward_data_workspace(tile: int, shape: Geometry) -> int:
     return _workspace(tile, shape.batch * shape.size[0], channels, shape.size[1:], _turned_padding(shape))
 
 
-def _weights_plan(tile: int, shape: Geometry) -> tuple[Plan, np.ndarray]:
-    return _plan(
-        tile,
-        shape.batch * shape.out_size[0],
-        (shape.channels * shape.kernel[0], shape.kernels),
-        shape.out_size[1:],
-        shape.padding[1:],
-        _WEIGHTS_BLOCK_FLOATS,
-    )
-
-
 def backward_weights(
     tile: int,
     shape: Geometry,
@@ -176,73 +116,18 @@ def backward_weights(
     workspace: np.ndarray,
 ) -> None:
     """grad_weight = gradient of the loss by weight."""
-    plan, offsets = _weights_plan(tile, shape)
     source, target = planes(x, forward_sources(shape)), planes(grad_out, out_planes(shape))
-    pitch = winograd.target_pitch(plan, winograd.register_blocks(plan.target_channels))
-    sums, sources, gradients, rest = np.split(
-        workspace,
-        np.cumsum(
-            [winograd_weights.sums_size(plan), winograd.sources_size(plan), plan.elements * pitch]
-        ).tolist(),
-    )
-    check_workspace(rest, plan.rows)
-    count = min(threads(), rest.size // plan.rows)
-    all_rows = len(source.starts) * plan.tile_rows
-    for first_row in range(0, all_rows, plan.block_rows):
-        rows = min(plan.block_rows, all_rows - first_row)
-        run_parallel(
-            winograd_weights.transform_both,
-            [
-                (
-                    source,
-                    target,
-                    sources,
-                    gradients,
-                    rest[i * plan.rows : (i + 1) * plan.rows],
-                    plan,
-                    pitch,
-                    first_row,
-                    rows,
-                    plan.source_channels * i // count,
-                    plan.source_channels * (i + 1) // count,
-                    plan.target_channels * i // count,
-                    plan.target_channels * (i + 1) // count,
-                )
-                for i in range(count)
-            ],
-        )
-        run_parallel(
-            winograd_weights.add_block,
-            [
-                (
-                    sources,
-                    gradients,
-                    sums,
-                    offsets,
-                    plan,
-                    pitch,
-                    rows * plan.tile_columns,
-                    first_row == 0,
-                    first,
-                    last,
-                )
-                for first, last in shares(plan.elements, count)
-            ],
-        )
-    taps = grad_weight.reshape(plan.target_channels, plan.source_channels, 9, copy=False)
-    run_parallel(
-        winograd_weights.finish_gradient,
-        [(sums, taps, plan, first, last) for first, last in shares(plan.target_channels, count)],
-    )
+    batch, channels = source.starts.shape
+    targets = target.starts.shape[1]
+    streams = _streams_gradient(tile, batch, (channels, targets), shape.out_size[1:])
+    run = winograd_gradient.convolve_gradient if streams else winograd_resident.convolve_gradient
+    taps = grad_weight.reshape(targets, channels, 9, copy=False)
+    run(tile, source, target, taps, workspace, shape.padding[1:])
 
 
 def backward_weights_workspace(tile: int, shape: Geometry) -> int:
     """Number of float32 that `backward_weights` needs, for the number of threads set now."""
-    plan, _ = _weights_plan(tile, shape)
-    pitch = winograd.target_pitch(plan, winograd.register_blocks(plan.target_channels))
-    return (
-        winograd_weights.sums_size(plan)
-        + winograd.sources_size(plan)
-        + plan.elements * pitch
-        + threads() * plan.rows
-    )
+    batch, out_size = shape.batch * shape.out_size[0], shape.out_size[1:]
+    channels = (shape.channels * shape.kernel[0], shape.kernels)
+    module = winograd_gradient if _streams_gradient(tile, batch, channels, out_size) else winograd_resident
+    return module.convolve_gradient_workspace(tile, batch, channels, out_size, shape.padding[1:])

@@ -6,7 +6,7 @@ for 3x3 kernels: tiles of 2x2 results take 4x4 inputs (points 0, 1, -1), tiles o
 -2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -14,15 +14,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import LANES
+from dhhpc_kernels.cpu.microkernel import LANES, ROWS
+
+AHEAD = 4  # channels
 
 Value = Any
 Values = Sequence[Any]
 Transform = Callable[["Vectors", Values], list[Any]]
 
 _INDEX = ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FLOATS = types.Array(types.float32, 1, "C")
+_INDICES = types.Array(types.int64, 1, "C")
 
 
 class Vectors:
@@ -47,13 +51,23 @@ class Vectors:
         """factor * a + b."""
         return self.builder.call(self.multiply_add, [ir.Constant(_VECTOR, [factor] * LANES), a, b])
 
+    def prefetch(self, pointer: Value) -> None:
+        """Begin to fetch the cache line of a pointer."""
+        flag = ir.IntType(32)
+        kinds = [_BYTES, flag, flag, flag]
+        fetch = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
+        )
+        reading, often, data = ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)
+        self.builder.call(fetch, [self.builder.bitcast(pointer, _BYTES), reading, often, data])
+
     def shuffle(self, a: Value, b: Value, places: Sequence[int]) -> Value:
         """The elements at `places` of a followed by b."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(places))
         return self.builder.shuffle_vector(a, b, mask)
 
     def unzip(self, values: Values) -> list[Value]:
-        """From 2 or 4 vectors, which hold one sequence, the vectors of every 2nd or 4th element of it."""
+        """From 2^n vectors, which hold one sequence, the vectors of every 2^n-th element of it."""
         even, odd = range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)
         if len(values) == 1:
             return list(values)
@@ -63,7 +77,7 @@ class Vectors:
         return [value for both in zip(first, second, strict=True) for value in both]
 
     def zip(self, values: Values) -> list[Value]:
-        """The inverse of `unzip`."""
+        """The inverse of `unzip`: the vectors' first elements, then their second ones, and so on."""
         half = LANES // 2
         low = [place for i in range(half) for place in (i, LANES + i)]
         high = [place for i in range(half, LANES) for place in (i, LANES + i)]
@@ -172,11 +186,14 @@ def kernel_gradient_4(v: Vectors, s: Values) -> list[Value]:
 # -- the same in two dimensions, between arrays --------------------------------------------------------------
 
 
-def _square(v: Vectors, transform: Transform, rows: Sequence[Values]) -> list[list[Value]]:
-    """The matrix on the left and, transposed, on the right of a square of vectors."""
-    along_rows = [transform(v, row) for row in rows]
-    columns = [transform(v, column) for column in zip(*along_rows, strict=True)]
-    return [list(row) for row in zip(*columns, strict=True)]
+def _square(v: Vectors, transform: Transform, rows: Sequence[Values]) -> Iterator[list[Value]]:
+    """The matrix on the left and, transposed, on the right of a square of vectors, a row at a time.
+
+    So that what is done with a row comes before the next one: all of them would not stay in registers.
+    """
+    columns = [transform(v, column) for column in zip(*rows, strict=True)]
+    for row in zip(*columns, strict=True):
+        yield transform(v, row)
 
 
 class _Array:
@@ -200,6 +217,12 @@ class _Array:
 
     def store(self, value: Value, *parts: tuple[int, Value] | int) -> None:
         self.builder.store(value, self.at(*parts), align=4)
+
+
+def _store_square(target: _Array, pitch: Value, rows: Iterator[list[Value]]) -> None:
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            target.store(value, (i * len(row) + j, pitch))
 
 
 def _emitter(body: Callable[..., None]) -> Callable[..., None]:
@@ -242,9 +265,7 @@ def _emit_spread(tile: int, size: int, transform: Transform) -> Callable[..., No
         rows = [
             [source.load((i, row), (j % tile, phase), j // tile) for j in range(size)] for i in range(size)
         ]
-        for i, values in enumerate(_square(v, transform, rows)):
-            for j, value in enumerate(values):
-                target.store(value, (i * (tile + 2) + j, pitch))
+        _store_square(target, pitch, _square(v, transform, rows))
 
     return _emitter(body)
 
@@ -261,19 +282,91 @@ def _emit_output(tile: int, transform: Transform) -> Callable[..., None]:
     return _emitter(body)
 
 
-def _emit_kernel(size: int, transform: Transform) -> Callable[..., None]:
-    """Between squares of vectors, their elements a pitch apart."""
+def _emit_kernel_gradient(size: int, transform: Transform) -> Callable[..., None]:
+    """From squares of vectors to those of 3x3 taps, their elements a pitch apart."""
 
     def body(v: Vectors, source: _Array, target: _Array, pitch: Value, result: Value, _: Value) -> None:
         rows = [[source.load((i * size + j, pitch)) for j in range(size)] for i in range(size)]
-        values = [value for row in _square(v, transform, rows) for value in row]
-        for i, value in enumerate(values):
-            target.store(value, (i, result))
+        _store_square(target, result, _square(v, transform, rows))
 
     return _emitter(body)
 
 
-# All are called f(source, start, target, place, a, b, c), with 0 for a pitch that they do not have.
+def _emit_interleave() -> Callable[..., None]:
+    def body(v: Vectors, source: _Array, target: _Array, pitch: Value, *_: Value) -> None:
+        for i, value in enumerate(v.zip([source.load((i, pitch)) for i in range(ROWS)])):
+            target.store(value, LANES * i)
+
+    return _emitter(body)
+
+
+def _emit_gather(width: int, transform: Transform) -> Callable[..., None]:
+    """An intrinsic that transforms the kernels of `width` rows and as many channels as fill a vector.
+
+    f(values, rows, row, channels, channel, turned, target, place, pitch): the 3x3 kernel of a lane begins at
+    values[rows[row + lane % width] + channels[channel + lane // width]]; turned is by 180 degrees. Element n
+    goes to target[place + n*pitch + lane]. Kernels AHEAD channels on are fetched into the cache, as those of
+    successive channels may lie too far apart for the processor to expect them.
+    """
+    number = types.int64
+    signature = types.void(
+        _FLOATS, _INDICES, number, _INDICES, number, types.boolean, _FLOATS, number, number
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        values, rows, row, channels, channel, turned, target, place, pitch = arguments
+        kinds = signature.args
+        v = Vectors(builder)
+        result = _Array(context, builder, kinds[6], target, place)
+
+        def places(kind: Any, table: Value, start: Value, count: int) -> list[Value]:
+            pointer = builder.gep(context.make_array(kind)(context, builder, table).data, [start])
+            return [builder.load(builder.gep(pointer, [ir.Constant(_INDEX, i)])) for i in range(count)]
+
+        row_places = places(kinds[1], rows, row, width)
+        count = LANES // width
+        channel_places = places(kinds[3], channels, channel, AHEAD + count)
+        kernels = [
+            _Array(context, builder, kinds[0], values, builder.add(first, second)).base
+            for second in channel_places
+            for first in row_places
+        ]
+        for kernel in kernels[-LANES:]:
+            v.prefetch(kernel)
+
+        def gather(tap: int) -> Value:
+            vector: Value = ir.Constant(_VECTOR, ir.Undefined)
+            for lane, kernel in enumerate(kernels[:LANES]):
+                weight = builder.load(builder.gep(kernel, [ir.Constant(_INDEX, tap)]))
+                vector = builder.insert_element(vector, weight, ir.Constant(ir.IntType(32), lane))
+            return vector
+
+        with builder.if_else(turned) as branches:
+            for branch, order in zip(branches, (range(8, -1, -1), range(9)), strict=True):
+                with branch:
+                    taps = [gather(tap) for tap in order]
+                    _store_square(result, pitch, _square(v, transform, [taps[:3], taps[3:6], taps[6:]]))
+        return context.get_dummy_value()
+
+    def transform_kernels(
+        typing: Any,
+        values: Any,
+        rows: Any,
+        row: Any,
+        channels: Any,
+        channel: Any,
+        turned: Any,
+        target: Any,
+        place: Any,
+        pitch: Any,
+    ) -> tuple[Any, Any]:
+        return signature, generate
+
+    return intrinsic(transform_kernels)
+
+
+# All but the transforms of kernels are called f(source, start, target, place, a, b, c), with 0 for a pitch
+# that they do not have.
 
 # split, pitch a: target[place + i*a + lane] = source[start + tile*lane + i].
 split_2, split_4 = _emit_split(2), _emit_split(4)
@@ -288,8 +381,14 @@ transform_gradient_2, transform_gradient_4 = _emit_spread(2, 2, gradient_2), _em
 # result (i, j) goes to target[place + i*b + tile*lane + j].
 transform_output_2, transform_output_4 = _emit_output(2, output_2), _emit_output(4, output_4)
 
-# transform_kernel, pitches element a, result b: element n of lane's 3x3 kernel is source[start + n*a + lane];
-# its result n goes to target[place + n*b + lane]. transform_kernel_gradient alike, back to 3x3.
-transform_kernel_2, transform_kernel_4 = _emit_kernel(3, kernel_2), _emit_kernel(3, kernel_4)
-transform_kernel_gradient_2 = _emit_kernel(4, kernel_gradient_2)
-transform_kernel_gradient_4 = _emit_kernel(6, kernel_gradient_4)
+# transform_kernel_gradient, pitches element a, result b: element n of lane's sums is source[start + n*a +
+# lane]; tap n of its 3x3 kernel goes to target[place + n*b + lane].
+transform_kernel_gradient_2 = _emit_kernel_gradient(4, kernel_gradient_2)
+transform_kernel_gradient_4 = _emit_kernel_gradient(6, kernel_gradient_4)
+
+# interleave, pitch a: target[place + i*ROWS + j] = source[start + j*a + i], i below LANES, j below ROWS.
+interleave = _emit_interleave()
+
+# Successive rows as lanes, of one channel, or of as many as fill a vector with ROWS rows of each.
+transform_kernels_2, transform_kernels_4 = _emit_gather(LANES, kernel_2), _emit_gather(LANES, kernel_4)
+transform_rows_2, transform_rows_4 = _emit_gather(ROWS, kernel_2), _emit_gather(ROWS, kernel_4)

@@ -1,0 +1,135 @@
+"""How a Winograd convolution walks over its arrays, and how large its scratch arrays are."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dhhpc_kernels.cpu.geometry import Pair
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
+
+_LINE = 16  # floats of a cache line
+
+
+class Plan(NamedTuple):
+    """How a Winograd convolution walks over its arrays. Tile rows are numbered over all images of a batch."""
+
+    tile: int  # rows and columns of results, 2 or 4
+    elements: int  # (tile + 2)^2 of a transformed tile
+    source_channels: int
+    target_channels: int
+    padding_rows: int
+    padding_columns: int
+    tile_rows: int  # of an image
+    tile_columns: int
+    block_rows: int  # tile rows of a block
+    tiles: int  # of a block, in whole vectors
+    pitch: int  # floats from one channel's tiles to the next's
+    depth: int  # source channels whose products are summed at once
+    block_pitch: int  # floats from one register block's weights to the next block's
+    kernel_pitch: int  # floats from one element's weights to the next element's
+    source_pitch: int  # floats from one element's source channels to the next element's
+    product_pitch: int  # floats from one element's products to the next element's
+    phase: int  # floats from one phase of a split row to the next
+    line: int  # floats of a row of pixels, padding included
+    rows: int  # floats of a line and of a block's rows split into phases
+
+
+def aligned(size: int) -> int:
+    """At least size, in whole cache lines: vectors that cross them cost twice."""
+    return -(-size // _LINE) * _LINE
+
+
+def spread(size: int) -> int:
+    """At least size, in an odd number of cache lines: multiples of it then fall into different cache sets."""
+    lines = -(-size // _LINE)
+    return (lines + 1 - lines % 2) * _LINE
+
+
+def make_plan(
+    tile: int,
+    batch: int,
+    channels: Pair,
+    out_size: Pair,
+    padding: Pair,
+    most_tiles: int,
+    depth: int | None = None,
+) -> Plan:
+    """The plan of a batch of images, with blocks of at most about most_tiles tiles.
+
+    channels: of the source and of the target. depth: source channels at a time where the transformed weights
+    are not kept, a multiple of LANES; then channels are the lanes of the products, otherwise tiles are.
+    """
+    source_channels, target_channels = channels
+    tile_rows, tile_columns = (-(-size // tile) for size in out_size)
+    all_rows = batch * tile_rows
+    most_rows = min(max(1, most_tiles // tile_columns), all_rows)
+    if depth is None:
+        # Of about that many, the number of tile rows that fills its last register block best.
+        block_rows = min(
+            range(max(1, most_rows // 2), most_rows + 1),
+            key=lambda rows: (-(-rows * tile_columns // COLUMNS) * COLUMNS / (rows * tile_columns), -rows),
+        )
+    else:
+        blocks = -(-all_rows // most_rows)
+        block_rows = -(-all_rows // blocks)
+    block_tiles = block_rows * tile_columns
+    pitch = spread(-(-block_tiles // COLUMNS) * COLUMNS + LANES)
+    phase = (-(-(tile_columns + 1) // LANES) + 1) * LANES
+    line = aligned(phase * tile + 2 * max(padding))
+    tiles = -(-block_tiles // LANES) * LANES
+    if depth is None:
+        depth, held = source_channels, source_channels
+        block_pitch = -(-source_channels * ROWS // LANES) * LANES
+        kernel_pitch = spread(register_blocks(target_channels) * block_pitch)
+    else:
+        depth, held = min(depth, -(-source_channels // LANES) * LANES), LANES
+        block_pitch = depth * COLUMNS
+        kernel_pitch = spread(block_pitch)
+    return Plan(
+        tile,
+        (tile + 2) ** 2,
+        *channels,
+        *padding,
+        tile_rows,
+        tile_columns,
+        block_rows,
+        tiles,
+        pitch,
+        depth,
+        block_pitch,
+        kernel_pitch,
+        spread(held * pitch),
+        spread(tiles * COLUMNS),
+        phase,
+        line,
+        line + aligned((block_rows * tile + 2) * tile * phase),
+    )
+
+
+def register_blocks(channels: int) -> int:
+    return -(-channels // ROWS)
+
+
+def target_pitch(plan: Plan, blocks: int) -> int:
+    """Floats from one element's target channels, so many register blocks of them, to the next element's."""
+    return spread(blocks * ROWS * plan.pitch)
+
+
+def offsets(plan: Plan) -> np.ndarray:
+    """Where the channels of a transformed source begin, with some to spare for whole register blocks."""
+    places = np.arange(plan.source_channels + VECTORS, dtype=np.int64) * plan.pitch
+    places[plan.source_channels :] = 0
+    return places
+
+
+def counts(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """How multiply_columns steps down blocks of ROWS and of COLUMNS."""
+    steps = np.arange(depth, dtype=np.int64)
+    return steps * ROWS, steps * COLUMNS
+
+
+def lane_shares(count: int, parts: int) -> tuple[list[int], list[int]]:
+    """`parts` ranges of whole vectors, but for the last, that make up 0 to count: their firsts and lasts."""
+    vectors = -(-count // LANES)
+    ends = [min(vectors * i // parts * LANES, count) for i in range(parts + 1)]
+    return ends[:-1], ends[1:]

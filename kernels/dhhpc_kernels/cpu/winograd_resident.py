@@ -1,0 +1,328 @@
+"""Winograd's products where there are many tiles: they are the lanes, and the weights are transformed once.
+
+Tiles are taken a block of tile rows at a time, small enough for the caches. For the gradient by the weights
+the products are summed over all tiles, the transpose of the forward algorithm, in an array of their own.
+"""
+
+import functools
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu import winograd_plan
+from dhhpc_kernels.cpu.geometry import Pair, Planes
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
+from dhhpc_kernels.cpu.winograd_plan import Plan, register_blocks
+from dhhpc_kernels.cpu.winograd_tiles import (
+    Kernels,
+    store_gradient,
+    store_targets,
+    transform_blocks,
+    transform_gradients,
+    transform_sources,
+)
+from dhhpc_kernels.cpu.workspace import check_workspace
+from dhhpc_kernels.parallel import run_parallel, shares, threads
+
+F = np.float32
+
+# Of a block's transformed arrays. All threads' blocks of a convolution, or the one block of a gradient by the
+# weights, which its long sums make worth more, ought to stay in the last-level cache.
+_BLOCK_FLOATS, _GRADIENT_BLOCK_FLOATS = 1024 * 1024, 2 * 1024 * 1024
+_LEAST_TILES, _MOST_TILES = 4 * COLUMNS, 384
+
+_GROUP = 4  # register blocks whose rows stay in the first-level cache while the sources pass by
+
+
+@compile_kernel
+def _convolve_units(
+    source: Planes,
+    kernels: np.ndarray,
+    bias: np.ndarray,
+    out: Planes,
+    workspace: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    parts: int,
+    first: int,
+    last: int,
+) -> None:
+    """Units first to last of out: blocks of tile rows, each in so many parts of the target channels.
+
+    workspace: `tile` lines, plan.rows, sources_size, and a part's products.
+    """
+    channels = plan.source_channels
+    blocks = -(-plan.target_channels // ROWS)
+    part_blocks = -(-blocks // parts)
+    lines = workspace[: plan.tile * plan.line]
+    rest = workspace[lines.size :]
+    rows_space, rest = rest[: plan.rows], rest[plan.rows :]
+    sources, products = rest[: plan.elements * plan.source_pitch], rest[plan.elements * plan.source_pitch :]
+    pitch = products.size // plan.elements
+    transformed = -1
+    for unit in range(first, last):
+        block_row, part = divmod(unit, parts)
+        first_row = block_row * plan.block_rows
+        rows = min(plan.block_rows, len(source.starts) * plan.tile_rows - first_row)
+        if transformed != block_row:
+            transform_sources(source, sources, rows_space, plan, first_row, rows, 0, channels)
+            transformed = block_row
+        begin, end = part * part_blocks, min(blocks, (part + 1) * part_blocks)
+        for element in range(plan.elements):
+            for block in range(begin, end):
+                weight = element * plan.kernel_pitch + block * plan.block_pitch
+                target = element * pitch + (block - begin) * ROWS * plan.pitch
+                for p in range(0, rows * plan.tile_columns, COLUMNS):
+                    multiply_tile(
+                        kernels,
+                        weight,
+                        offsets,
+                        0,
+                        channels,
+                        sources,
+                        element * plan.source_pitch + p,
+                        products,
+                        target + p,
+                        plan.pitch,
+                    )
+        store_targets(
+            products,
+            pitch,
+            out,
+            bias,
+            lines,
+            plan,
+            first_row,
+            rows,
+            begin * ROWS,
+            min(end * ROWS, plan.target_channels),
+        )
+
+
+@compile_kernel
+def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, first: int, last: int) -> None:
+    """Zero the lanes past the last tile, which whole vectors read."""
+    end = -(-tiles // LANES) * LANES
+    for element in range(plan.elements):
+        for channel in range(first, last):
+            place = element * pitch + channel * plan.pitch
+            for t in range(place + tiles, place + end):
+                transformed[t] = F(0)
+
+
+@compile_kernel
+def _transform_both(
+    source: Planes,
+    grad_out: Planes,
+    sources: np.ndarray,
+    gradients: np.ndarray,
+    workspace: np.ndarray,
+    plan: Plan,
+    gradient_pitch: int,
+    first_row: int,
+    rows: int,
+    first: int,
+    last: int,
+    first_target: int,
+    last_target: int,
+) -> None:
+    """A block's source channels first to last, and its gradients' channels first_target to last_target."""
+    tiles = rows * plan.tile_columns
+    transform_sources(source, sources[first * plan.pitch :], workspace, plan, first_row, rows, first, last)
+    _clear_tails(sources, plan, plan.source_pitch, tiles, first, last)
+    transform_gradients(
+        grad_out,
+        gradients[first_target * plan.pitch :],
+        workspace,
+        plan,
+        gradient_pitch,
+        first_row,
+        rows,
+        first_target,
+        last_target,
+    )
+    _clear_tails(gradients, plan, gradient_pitch, tiles, first_target, last_target)
+
+
+@compile_kernel
+def _add_block(
+    sources: np.ndarray,
+    gradients: np.ndarray,
+    sums: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    gradient_pitch: int,
+    tiles: int,
+    clear: bool,
+    first: int,
+    last: int,
+) -> None:
+    """Add a block's products to elements first to last of sums (elements, targets, channels + VECTORS)."""
+    channels = plan.source_channels
+    blocks = -(-plan.target_channels // ROWS)
+    depth = channels + VECTORS
+    for element in range(first, last):
+        here = element * blocks * ROWS * depth
+        if clear:
+            sums[here : here + blocks * ROWS * depth] = F(0)
+        source = sources[element * plan.source_pitch : (element + 1) * plan.source_pitch]
+        for group in range(0, blocks, _GROUP):
+            for channel in range(0, channels, VECTORS):
+                for block in range(group, min(blocks, group + _GROUP)):
+                    add_products(
+                        gradients,
+                        element * gradient_pitch + block * ROWS * plan.pitch,
+                        plan.pitch,
+                        source,
+                        offsets,
+                        channel,
+                        tiles,
+                        sums,
+                        here + block * ROWS * depth + channel,
+                        depth,
+                    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, block_floats: int
+) -> tuple[Plan, np.ndarray]:
+    fitting = block_floats // ((tile + 2) ** 2 * sum(channels))
+    most_tiles = min(max(fitting, _LEAST_TILES), _MOST_TILES)
+    plan = winograd_plan.make_plan(tile, batch, channels, out_size, padding, most_tiles)
+    return plan, winograd_plan.offsets(plan)
+
+
+def _parts(plan: Plan, batch: int) -> int:
+    """Into how many parts the target channels are divided, to give every thread work."""
+    blocks = -(-batch * plan.tile_rows // plan.block_rows)
+    all_blocks = register_blocks(plan.target_channels)
+    wanted = min(all_blocks, -(-threads() // blocks))
+    return -(-all_blocks // -(-all_blocks // wanted))
+
+
+def _part_size(plan: Plan, parts: int) -> int:
+    """Workspace floats of one thread."""
+    blocks = -(-register_blocks(plan.target_channels) // parts)
+    return (
+        plan.tile * plan.line
+        + plan.rows
+        + plan.elements * (plan.source_pitch + winograd_plan.target_pitch(plan, blocks))
+    )
+
+
+def convolve(
+    tile: int,
+    source: Planes,
+    kernels: Kernels,
+    bias: np.ndarray,
+    out: Planes,
+    workspace: np.ndarray,
+    padding: Pair,
+) -> None:
+    """Transform the weights, then share the blocks of all images out to the threads."""
+    batch, channels = source.starts.shape
+    out_size = (out.height, out.width)
+    plan, offsets = _plan(tile, batch, (channels, out.starts.shape[1]), out_size, padding, _BLOCK_FLOATS)
+    weights, workspace = np.split(workspace, [plan.elements * plan.kernel_pitch])
+    run_parallel(
+        transform_blocks,
+        [
+            (kernels, weights, plan, first * ROWS, last * ROWS)
+            for first, last in shares(register_blocks(plan.target_channels), threads())
+        ],
+    )
+    parts = _parts(plan, batch)
+    units = -(-batch * plan.tile_rows // plan.block_rows) * parts
+    size = _part_size(plan, parts)
+    check_workspace(workspace, size)
+    spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
+    run_parallel(
+        _convolve_units,
+        [
+            (source, weights, bias, out, space, offsets, plan, parts, first, last)
+            for space, (first, last) in zip(spaces, shares(units, len(spaces)), strict=False)
+        ],
+    )
+
+
+def convolve_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
+    """Number of float32 that `convolve` needs, for the number of threads set now."""
+    plan, _ = _plan(tile, batch, channels, out_size, padding, _BLOCK_FLOATS)
+    return plan.elements * plan.kernel_pitch + threads() * _part_size(plan, _parts(plan, batch))
+
+
+def _sums_pitches(plan: Plan) -> Pair:
+    """Floats from one target channel's sums over all tiles to the next one's, and the same of elements."""
+    row = plan.source_channels + VECTORS
+    return row, register_blocks(plan.target_channels) * ROWS * row
+
+
+def _gradient_sizes(plan: Plan) -> list[int]:
+    """Floats of the sums, with a vector to spare, and of a block's transformed sources and gradients."""
+    pitch = winograd_plan.target_pitch(plan, register_blocks(plan.target_channels))
+    return [
+        winograd_plan.aligned(plan.elements * _sums_pitches(plan)[1] + LANES),
+        plan.elements * plan.source_pitch,
+        plan.elements * pitch,
+    ]
+
+
+def convolve_gradient(
+    tile: int, source: Planes, grad_out: Planes, grad_weight: np.ndarray, workspace: np.ndarray, padding: Pair
+) -> None:
+    """grad_weight (K,C,9): for each block of tiles, share first the channels, then the elements out."""
+    batch, channels = source.starts.shape
+    targets = grad_out.starts.shape[1]
+    out_size = (grad_out.height, grad_out.width)
+    plan, offsets = _plan(tile, batch, (channels, targets), out_size, padding, _GRADIENT_BLOCK_FLOATS)
+    sizes = _gradient_sizes(plan)
+    sums, sources, gradients, rest = np.split(workspace, np.cumsum(sizes).tolist())
+    pitch = gradients.size // plan.elements
+    check_workspace(rest, plan.rows)
+    count = min(threads(), rest.size // plan.rows)
+    for first_row in range(0, batch * plan.tile_rows, plan.block_rows):
+        rows = min(plan.block_rows, batch * plan.tile_rows - first_row)
+        run_parallel(
+            _transform_both,
+            [
+                (
+                    source,
+                    grad_out,
+                    sources,
+                    gradients,
+                    rest[i * plan.rows : (i + 1) * plan.rows],
+                    plan,
+                    pitch,
+                    first_row,
+                    rows,
+                    channels * i // count,
+                    channels * (i + 1) // count,
+                    targets * i // count,
+                    targets * (i + 1) // count,
+                )
+                for i in range(count)
+            ],
+        )
+        tiles, clear = rows * plan.tile_columns, first_row == 0
+        run_parallel(
+            _add_block,
+            [
+                (sources, gradients, sums, offsets, plan, pitch, tiles, clear, first, last)
+                for first, last in shares(plan.elements, count)
+            ],
+        )
+    row_pitch, pitch = _sums_pitches(plan)
+    run_parallel(
+        store_gradient,
+        [
+            (sums[first * row_pitch :], pitch, row_pitch, grad_weight, False, tile, first, last, 0, channels)
+            for first, last in shares(targets, count)
+        ],
+    )
+
+
+def convolve_gradient_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
+    """Number of float32 that `convolve_gradient` needs, for the number of threads set now."""
+    plan, _ = _plan(tile, batch, channels, out_size, padding, _GRADIENT_BLOCK_FLOATS)
+    return sum(_gradient_sizes(plan)) + threads() * plan.rows
