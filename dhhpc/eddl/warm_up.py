@@ -19,6 +19,7 @@ LINE: Shape = (4, 8)
 IMAGE: Shape = (4, 8, 8)
 MANY_CHANNELS: Shape = (16, 8, 8)
 MANY_TILES: Shape = (16, 32, 32)
+WIDE: Shape = (64, 4, 4)
 VOLUME: Shape = (4, 8, 8, 8)
 
 # From a layer of the given shape to one whose forward and backward kernels are wanted.
@@ -28,6 +29,7 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     # By Winograd's algorithm, in both orders of its products.
     (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),
     (MANY_TILES, lambda x: layers.Conv2D(x, 16, 3)),
+    (WIDE, lambda x: layers.Conv2D(x, 64, 1)),  # as an implicit matrix product
     (VOLUME, lambda x: layers.Conv3D(x, 4, 3, 2)),
     (LINE, lambda x: layers.ConvTranspose1D(x, 4, 2, 2)),
     (IMAGE, lambda x: layers.ConvTranspose2D(x, 4, 2, 2)),
