@@ -25,7 +25,7 @@ _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _ZEROS = ir.Constant(_VECTOR, None)
 FLOATS = types.Array(types.float32, 1, "C")
-_INDICES = types.Array(types.int64, 1, "C")
+INDICES = types.Array(types.int64, 1, "C")
 
 
 def index(value: int) -> ir.Constant:
@@ -78,7 +78,7 @@ class Emitter:
         builder.position_at_end(loop)
         i = builder.phi(_INDEX)
         i.add_incoming(index(0), before)
-        sums = [builder.phi(_VECTOR) for _ in first]
+        sums = [builder.phi(value.type) for value in first]
         for value, start in zip(sums, first, strict=True):
             value.add_incoming(start, before)
         updated = body(i, sums)
@@ -117,7 +117,7 @@ def _multiply_tile(
     signature = types.void(
         FLOATS,
         types.int64,
-        _INDICES,
+        INDICES,
         types.int64,
         types.int64,
         FLOATS,
@@ -218,11 +218,11 @@ def _multiply_rows(
         FLOATS,
         types.int64,
         types.int64,
-        _INDICES,
+        INDICES,
         types.int64,
         FLOATS,
         types.int64,
-        _INDICES,
+        INDICES,
         types.int64,
         FLOATS,
         types.int64,
@@ -262,11 +262,11 @@ def _multiply_columns(
         FLOATS,
         types.int64,
         types.int64,
-        _INDICES,
+        INDICES,
         types.int64,
         FLOATS,
         types.int64,
-        _INDICES,
+        INDICES,
         types.int64,
         FLOATS,
         types.int64,
@@ -309,7 +309,7 @@ def _add_products(
         types.int64,
         types.int64,
         FLOATS,
-        _INDICES,
+        INDICES,
         types.int64,
         types.int64,
         FLOATS,

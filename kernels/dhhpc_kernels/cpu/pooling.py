@@ -6,105 +6,13 @@ Windows that reach into the padding cover their real pixels only.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.window_maximum import Triple, maximum_backward, maximum_forward, window_extent
 from dhhpc_kernels.parallel import run_shares
 
 Numbers = tuple[int, ...]
-Triple = tuple[int, int, int]
 F = np.float32
-U = np.uint64
-BEHIND = np.int32(2**30)  # a place behind all pixels
-
 
 # Each kernel first combines the lines of a window over the whole width, which vectorises, then the columns.
-
-# The loops of the maximum run in functions of their own, between arrays that do not overlap, else they do not
-# vectorise. These take a place in an array, not a slice, as slices count references, which takes longer than
-# a line; it is unsigned, as others may count from the end. A value is read whether it is taken or not, and
-# put elsewhere, as the compiler would else store single lanes of vectors, which is slow.
-
-
-@compile_kernel
-def _take_line(
-    line: np.ndarray,
-    at: int,
-    first: bool,
-    values: np.ndarray,
-    places: np.ndarray,
-    left: int,
-    count: int,
-    largest: np.ndarray,
-    where: np.ndarray,
-) -> None:
-    """From `left` on, the larger of each value and the line's from `at` on, and where its line begins.
-
-    NaN is the largest. The first line meets no value.
-    """
-    source, target = U(at), U(left)
-    start = np.int32(at)
-    for number in range(count):
-        i = U(number)
-        value = values[target + i]
-        place = places[target + i]
-        other = line[source + i]
-        larger = (other > value) | (other != other) | first
-        largest[target + i] = other if larger else value
-        where[target + i] = start if larger else place
-
-
-@compile_kernel
-def _part(columns: np.ndarray, step: int, even: np.ndarray, odd: np.ndarray, parted: np.ndarray) -> None:
-    """Every step-th column from the first on, then from the second, …; even and odd are parted's halves."""
-    if step == 2:
-        for i in range(odd.size):
-            even[i] = columns[2 * i]
-            odd[i] = columns[2 * i + 1]
-    else:
-        pitch = parted.size // step
-        for phase in range(step):
-            part = parted[phase * pitch : (phase + 1) * pitch]
-            for i in range(pitch):
-                part[i] = columns[i * step + phase]
-
-
-@compile_kernel
-def _take_column(
-    columns: np.ndarray,
-    lines: np.ndarray,
-    at: int,
-    tap: int,
-    values: np.ndarray,
-    places: np.ndarray,
-    largest: np.ndarray,
-    where: np.ndarray,
-) -> None:
-    """The larger of each value and the columns from `at` on, and where its line begins, plus the tap."""
-    source = U(at)
-    for number in range(largest.size):
-        i = U(number)
-        value = values[i]
-        place = places[i]
-        other = columns[source + i]
-        other_place = lines[source + i] + np.int32(tap)
-        # Of equal values the first in row-major order wins.
-        larger = (other > value) | (other != other) | ((other == value) & (other_place < place)) | (tap == 0)
-        largest[i] = other if larger else value
-        where[i] = np.int32(other_place) if larger else place
-
-
-@compile_kernel
-def _put(
-    values: np.ndarray, places: np.ndarray, origins: np.ndarray, out: np.ndarray, where: np.ndarray
-) -> None:
-    for i in range(out.size):
-        out[i] = values[i]
-        where[i] = places[i] + origins[i]
-
-
-@compile_kernel
-def _extent(number: int, kernel: int, stride: int, padding: int, size: int) -> tuple[int, int]:
-    """The real pixels, from the first up to the last excluded, of a window along one axis."""
-    start = number * stride - padding
-    return max(start, 0), min(start + kernel, size)
 
 
 @compile_kernel
@@ -116,76 +24,11 @@ def _reach(offset: int, stride: int, size_x: int, size: int) -> tuple[int, int, 
 
 
 @compile_kernel
-def _max_forward(
-    x: np.ndarray,
-    out: np.ndarray,
-    indices: np.ndarray,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple,
-    begin: int,
-    end: int,
-) -> None:
-    _, depth_x, height_x, width_x = x.shape
-    depth, height, width = out.shape[1:]
-    # The columns that windows cover, padding included. Of two arrays that take turns the first one is last.
-    step = stride[2]
-    pitch = width + (kernel[2] - 1) // step
-    size = pitch * step
-    left, count = padding[2], min(width_x, size - padding[2])
-    values, values_2 = np.full(size, F(-np.inf), np.float32), np.full(size, F(-np.inf), np.float32)
-    lines, lines_2 = np.full(size, BEHIND, np.int32), np.full(size, BEHIND, np.int32)
-    parted, parted_lines = np.empty(size, np.float32), np.empty(size, np.int32)
-    even, odd = parted[: size // 2], parted[size // 2 :]
-    even_lines, odd_lines = parted_lines[: size // 2], parted_lines[size // 2 :]
-    best, best_2 = np.empty(width, np.float32), np.empty(width, np.float32)
-    where, where_2 = np.empty(width, np.int32), np.empty(width, np.int32)
-    origins = np.empty(width, np.int32)
-    for i in range(width):
-        origins[i] = i * step - padding[2]
-    for plane in range(begin, end):
-        pixels = x[plane].reshape(-1)
-        for row in range(depth * height):
-            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
-            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
-            total = (back - front) * (bottom - top)
-            for number in range(total):
-                z, y = front + number // (bottom - top), top + number % (bottom - top)
-                at = (z * height_x + y) * width_x
-                if (total - number) % 2:
-                    _take_line(pixels, at, number == 0, values_2, lines_2, left, count, values, lines)
-                else:
-                    _take_line(pixels, at, number == 0, values, lines, left, count, values_2, lines_2)
-            _part(values, step, even, odd, parted)
-            _part(lines, step, even_lines, odd_lines, parted_lines)
-            for tap in range(kernel[2]):
-                at = tap // step + pitch * (tap % step)
-                if (kernel[2] - tap) % 2:
-                    _take_column(parted, parted_lines, at, tap, best_2, where_2, best, where)
-                else:
-                    _take_column(parted, parted_lines, at, tap, best, where, best_2, where_2)
-            z, y = row // height, row % height
-            _put(best, where, origins, out[plane, z, y], indices[plane, z, y])
-
-
-@compile_kernel
-def _max_backward(
-    grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray, begin: int, end: int
-) -> None:
-    _, size = grad_out.shape
-    for plane in range(begin, end):
-        target = grad_x[plane]
-        target[:] = F(0)
-        for i in range(size):
-            target[np.uint32(indices[plane, i])] += grad_out[plane, i]
-
-
-@compile_kernel
 def _column_shares(size: int, kernel: int, stride: int, padding: int, size_x: int) -> np.ndarray:
     """1 / the real columns of each window of a row."""
     shares = np.empty(size, np.float32)
     for i in range(size):
-        left, right = _extent(i, kernel, stride, padding, size_x)
+        left, right = window_extent(i, kernel, stride, padding, size_x)
         shares[i] = F(1) / F(right - left)
     return shares
 
@@ -207,8 +50,8 @@ def _average_forward(
     parts = _column_shares(width, kernel[2], stride[2], padding[2], width_x)
     for plane in range(begin, end):
         for row in range(depth * height):
-            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
-            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
+            front, back = window_extent(row // height, kernel[0], stride[0], padding[0], depth_x)
+            top, bottom = window_extent(row % height, kernel[1], stride[1], padding[1], height_x)
             sums[:] = F(0)
             for z in range(front, back):
                 for y in range(top, bottom):
@@ -249,8 +92,8 @@ def _average_backward(
     for plane in range(begin, end):
         grad_x[plane, :, :, :] = F(0)
         for row in range(depth * height):
-            front, back = _extent(row // height, kernel[0], stride[0], padding[0], depth_x)
-            top, bottom = _extent(row % height, kernel[1], stride[1], padding[1], height_x)
+            front, back = window_extent(row // height, kernel[0], stride[0], padding[0], depth_x)
+            top, bottom = window_extent(row % height, kernel[1], stride[1], padding[1], height_x)
             shares[:] = F(0)
             values = grad_out[plane, row // height, row % height]
             share = F(1) / F((back - front) * (bottom - top))
@@ -302,14 +145,14 @@ def max_pooling_forward(
     """
     window = _window(x, out, kernel, stride, padding)
     arrays = _volumes(x), _volumes(out), _volumes(indices)
-    run_shares(_max_forward, x.shape[0] * x.shape[1], x.size, *arrays, *window)
+    run_shares(maximum_forward, x.shape[0] * x.shape[1], x.size, *arrays, *window)
 
 
 def max_pooling_backward(grad_out: np.ndarray, indices: np.ndarray, grad_x: np.ndarray) -> None:
     """grad_x (N,C,...) = grad_out (N,C,...) added up at `indices`, 0 elsewhere."""
     count = grad_out.shape[0] * grad_out.shape[1]
     arrays = (array.reshape(count, -1, copy=False) for array in (grad_out, indices, grad_x))
-    run_shares(_max_backward, count, grad_x.size, *arrays)
+    run_shares(maximum_backward, count, grad_x.size, *arrays)
 
 
 def average_pooling_forward(
