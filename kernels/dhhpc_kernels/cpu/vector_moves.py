@@ -85,6 +85,25 @@ def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, star
     return signature, generate
 
 
+def _copy_where(
+    typing_context: Any, source: Any, place: Any, mask: Any, at: Any, target: Any, start: Any
+) -> tuple[Any, Any]:
+    """target[start + i] = source[place + i] where mask[at + i] is not 0, else 0, i below LANES."""
+    signature = types.void(FLOATS, types.int64, FLOATS, types.int64, FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, mask, at, target, start = arguments
+        emit = Emitter(builder)
+        zeros = ir.Constant(_VECTOR, None)
+        value = emit.load(pointer_at(context, builder, signature.args[0], source, place))
+        wanted = emit.load(pointer_at(context, builder, signature.args[2], mask, at))
+        value = builder.select(builder.fcmp_ordered("!=", wanted, zeros), value, zeros)
+        emit.store(value, pointer_at(context, builder, signature.args[4], target, start))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def _stream(
     typing_context: Any, source: Any, place: Any, add: Any, target: Any, start: Any
 ) -> tuple[Any, Any]:
@@ -115,4 +134,5 @@ copy_rows: Callable[..., None] = intrinsic(_copy(ROWS))
 copy_lanes: Callable[..., None] = intrinsic(_copy(LANES))
 copy_columns: Callable[..., None] = intrinsic(_copy(COLUMNS))
 copy_second: Callable[..., None] = intrinsic(_copy_second)
+copy_where: Callable[..., None] = intrinsic(_copy_where)
 stream: Callable[..., None] = intrinsic(_stream)

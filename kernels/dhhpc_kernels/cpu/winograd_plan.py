@@ -8,6 +8,8 @@ from dhhpc_kernels.cpu.geometry import Pair
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
 
 _LINE = 16  # floats of a cache line
+PATCH_PITCH = -(-6 // LANES) * LANES  # of the rows of the largest tile's input, in whole vectors
+PATCH_FLOATS = 6 * PATCH_PITCH * LANES  # of a vector of such inputs
 
 
 class Plan(NamedTuple):
@@ -31,7 +33,7 @@ class Plan(NamedTuple):
     product_pitch: int  # floats from one element's products to the next element's
     phase: int  # floats from one phase of a split row to the next
     line: int  # floats of a row of pixels, padding included
-    rows: int  # floats of a line and of a block's rows split into phases
+    rows: int  # floats of a line and of a block's rows split into phases, or of two vectors of tiles
 
 
 def aligned(size: int) -> int:
@@ -102,7 +104,7 @@ def make_plan(
         spread(tiles * COLUMNS),
         phase,
         line,
-        line + aligned((block_rows * tile + 2) * tile * phase),
+        max(line + aligned((block_rows * tile + 2) * tile * phase), 2 * PATCH_FLOATS),
     )
 
 

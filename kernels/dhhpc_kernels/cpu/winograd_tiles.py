@@ -12,6 +12,7 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.geometry import Planes, Shape
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
+from dhhpc_kernels.cpu.winograd_patches import is_narrow, store_narrow, transform_narrow
 from dhhpc_kernels.cpu.winograd_plan import Plan
 from dhhpc_kernels.cpu.winograd_transforms import (
     AHEAD,
@@ -171,6 +172,10 @@ def transform_sources(
     Into the beginning of transformed, a channel plan.pitch and an element plan.source_pitch after another.
     """
     tile = plan.tile
+    if is_narrow(plan):
+        pitch = plan.source_pitch
+        transform_narrow(source, transformed, workspace, plan, False, pitch, first_row, rows, first, last)
+        return
     workspace[: plan.line] = F(0)
     for channel in range(first, last):
         place = (channel - first) * plan.pitch
@@ -229,6 +234,9 @@ def transform_gradients(
 ) -> None:
     """As transform_sources the gradients of target channels, an element `pitch` after another."""
     tile = plan.tile
+    if is_narrow(plan):
+        transform_narrow(grad_out, transformed, workspace, plan, True, pitch, first_row, rows, first, last)
+        return
     workspace[: plan.line] = F(0)
     for channel in range(first, last):
         place = (channel - first) * plan.pitch
@@ -264,13 +272,17 @@ def store_targets(
     """Transform the products of target channels first to last back, and add the bias."""
     height, width = out.height, out.width
     tile = plan.tile
-    for channel in range(first, last):
-        place = (channel - first) * plan.pitch
-        if bias.size:
+    if bias.size:
+        for channel in range(first, last):
             # The transform adds this element, that of row 1 and column 1, to every pixel of the tile.
-            center = (tile + 3) * pitch + place
+            center = (tile + 3) * pitch + (channel - first) * plan.pitch
             for i in range(center, center + rows * plan.tile_columns):
                 products[i] += bias[channel]
+    if is_narrow(plan):
+        store_narrow(products, pitch, out, lines, plan, first_row, rows, first, last)
+        return
+    for channel in range(first, last):
+        place = (channel - first) * plan.pitch
         for row in range(first_row, first_row + rows):
             n, tile_row = divmod(row, plan.tile_rows)
             for t in range(0, plan.tile_columns, LANES):

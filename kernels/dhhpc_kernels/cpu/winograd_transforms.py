@@ -258,12 +258,13 @@ def _emit_split(tile: int) -> Callable[..., None]:
     return _emitter(body)
 
 
-def _emit_spread(tile: int, size: int, transform: Transform) -> Callable[..., None]:
-    """From rows split into phases to one vector an element of the transformed tile."""
+def _emit_spread(phases: int, size: int, transform: Transform) -> Callable[..., None]:
+    """From rows split into so many phases to one vector an element of the transformed tile."""
 
     def body(v: Vectors, source: _Array, target: _Array, row: Value, phase: Value, pitch: Value) -> None:
         rows = [
-            [source.load((i, row), (j % tile, phase), j // tile) for j in range(size)] for i in range(size)
+            [source.load((i, row), (j % phases, phase), j // phases) for j in range(size)]
+            for i in range(size)
         ]
         _store_square(target, pitch, _square(v, transform, rows))
 
@@ -376,6 +377,8 @@ split_2, split_4 = _emit_split(2), _emit_split(4)
 # from tile x tile elements.
 transform_input_2, transform_input_4 = _emit_spread(2, 4, input_2), _emit_spread(4, 6, input_4)
 transform_gradient_2, transform_gradient_4 = _emit_spread(2, 2, gradient_2), _emit_spread(4, 4, gradient_4)
+# The same from all elements of each tile side by side, not shared with the next lane's.
+transform_patch_2, transform_patch_4 = _emit_spread(4, 4, input_2), _emit_spread(6, 6, input_4)
 
 # transform_output, pitches element a, row b: element n of lane's tile is source[start + n*a + lane]; its
 # result (i, j) goes to target[place + i*b + tile*lane + j].
