@@ -1,9 +1,13 @@
 """How many threads the kernels of this process may use."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dhhpc_kernels.pool import Pool
 
 
 def default_threads(cores: int) -> int:
@@ -22,8 +26,11 @@ def _cores() -> int:
 # Below this a share takes about as long as handing it to a thread.
 _LEAST_WORK = 128 * 1024  # floats
 
+# How often an idle thread looks for work before it sleeps: some tenths of a millisecond.
+_LOOKS = 10_000
+
 _threads = default_threads(_cores())
-_pool: ThreadPoolExecutor | None = None
+_pool: Pool | None = None
 _pool_process = 0
 
 
@@ -44,7 +51,8 @@ def set_threads(count: int) -> None:
 
     threadpoolctl.threadpool_limits(limits=count)
     if _pool is not None and count != _threads:
-        _pool.shutdown()
+        if _pool_process == os.getpid():
+            _pool.stop()
         _pool = None
     _threads = count
 
@@ -57,12 +65,11 @@ def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) ->
             task(*call)
         return
     if _pool is None or _pool_process != os.getpid():  # a forked child has no threads of its parent's pool
-        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="dhhpc-kernels")
+        from dhhpc_kernels.pool import Pool  # with Numba, which is slow to import
+
+        _pool = Pool(_threads - 1, _LOOKS if _threads <= _cores() else 1)
         _pool_process = os.getpid()
-    futures = [_pool.submit(task, *call) for call in calls[1:]]
-    task(*calls[0])
-    for future in futures:
-        future.result()
+    _pool.run(task, calls)
 
 
 def run_shares(kernel: Callable[..., None], count: int, work: int, *arguments: Any) -> None:
