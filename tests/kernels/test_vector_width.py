@@ -20,20 +20,24 @@ from dhhpc_kernels.cache import cache_folder
 from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
-for stride, channels, kernels in ((1, 19, 21), (1, 60, 70), (2, 19, 21)):  # by each algorithm
-    options = ((stride, stride), (1, 1), (1, 1), 1)
+# By each algorithm:
+for stride, channels, kernels, groups in (
+    (1, 19, 21, 1), (1, 60, 70, 1), (2, 19, 21, 1), (1, 19, 19, 19), (2, 19, 19, 19)
+):
+    options = ((stride, stride), (1, 1), (1, 1), groups)
     x = generator.standard_normal((2, channels, 19, 17), np.float32)
-    weight = generator.standard_normal((kernels, channels, 3, 3), np.float32)
+    weight = generator.standard_normal((kernels, channels // groups, 3, 3), np.float32)
     size = 19 // stride + stride - 1, 17 // stride + stride - 1
     out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
-    assert ("direct" in names.values()) == (stride == 2), names
+    assert ("depthwise" in names.values()) == (groups > 1), names
+    assert ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
     forward, data, weights = np.empty_like(out), np.empty_like(x), np.empty_like(weight)
     cpu.convolution_forward(x, weight, None, forward, workspace, *options)
     cpu.convolution_backward_data(out, weight, data, workspace, *options)
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-    case = f"{stride} {channels}"
+    case = f"{stride} {channels} {groups}"
     results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
 np.savez(sys.argv[1], **results)
 print(cache_folder())

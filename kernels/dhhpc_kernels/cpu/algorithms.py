@@ -14,7 +14,7 @@ from dhhpc_kernels.cpu.geometry import (
 )
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT, PRODUCT = 0, 3
+DIRECT, DEPTHWISE, PRODUCT = 0, 1, 3
 TILES = (2, 4)  # of Winograd's algorithm
 _FORCED = {"direct": DIRECT, "product": PRODUCT}
 
@@ -29,6 +29,8 @@ _PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
 _GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
 _SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
 _MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
+# With more kernels a channel, the direct algorithm's blocks of kernels save more loads than they waste.
+_MOST_KERNELS = 3
 
 
 def _setting() -> str:
@@ -47,13 +49,21 @@ def _suited(shape: Geometry) -> bool:
     )
 
 
+def _depthwise(shape: Geometry) -> bool:
+    """Whether it has one source channel a group, and few kernels for each."""
+    few = shape.kernels <= _MOST_KERNELS * shape.groups
+    return shape.channels == shape.groups and few and _setting() == "auto"
+
+
 def choose_forward(shape: Geometry) -> int:
-    """DIRECT, PRODUCT, or the size of Winograd's tiles, for the output.
+    """DIRECT, DEPTHWISE, PRODUCT, or the size of Winograd's tiles, for the output.
 
     Winograd is for kernels of 3x3, with any depth, at stride 1; DHHPC_CONVOLUTION=direct, product or winograd
     overrides the model where there is a choice. The choice depends on the shape of one sample alone, so that
     results do not depend on the number of threads or of samples in a batch.
     """
+    if _depthwise(shape):
+        return DEPTHWISE
     channels = shape.channels * shape.kernel[0]
     tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
     return tile or _cheaper_correlation(forward_correlation(shape), shape.size[1:])
@@ -61,6 +71,8 @@ def choose_forward(shape: Geometry) -> int:
 
 def choose_backward(shape: Geometry) -> int:
     """The same for the gradient by x."""
+    if _depthwise(shape):
+        return DEPTHWISE
     channels = shape.kernels * shape.kernel[0]
     tile = _cheapest(shape.channels, channels, shape.size[1:], _setting()) if _suited(shape) else DIRECT
     return tile or _cheaper_correlation(backward_correlation(shape), shape.out_size[1:])
@@ -68,6 +80,8 @@ def choose_backward(shape: Geometry) -> int:
 
 def choose_weights(shape: Geometry) -> int:
     """The same for the gradient by the weights."""
+    if _depthwise(shape):
+        return DEPTHWISE
     channels = shape.channels * shape.kernel[0]
     tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
     if tile or _setting() in _FORCED:
@@ -121,5 +135,6 @@ def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
 
 
 def describe(algorithm: int) -> str:
-    """The algorithm's name: direct, implicit product, winograd 2x2 or winograd 4x4."""
-    return {DIRECT: "direct", PRODUCT: "implicit product"}.get(algorithm, f"winograd {algorithm}x{algorithm}")
+    """The algorithm's name: direct, depthwise, implicit product, winograd 2x2 or winograd 4x4."""
+    names = {DIRECT: "direct", DEPTHWISE: "depthwise", PRODUCT: "implicit product"}
+    return names.get(algorithm, f"winograd {algorithm}x{algorithm}")

@@ -6,8 +6,14 @@ dimension. Each call goes to the algorithm that `dhhpc_kernels.cpu.algorithms` c
 
 import numpy as np
 
-from dhhpc_kernels.cpu import direct_convolution, implicit_convolution, winograd_convolution
+from dhhpc_kernels.cpu import (
+    depthwise_convolution,
+    direct_convolution,
+    implicit_convolution,
+    winograd_convolution,
+)
 from dhhpc_kernels.cpu.algorithms import (
+    DEPTHWISE,
     DIRECT,
     PRODUCT,
     choose_backward,
@@ -18,7 +24,7 @@ from dhhpc_kernels.cpu.algorithms import (
 from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.geometry import Shape, geometry
 
-_OTHERS = {DIRECT: direct_convolution, PRODUCT: implicit_convolution}
+_OTHERS = {DIRECT: direct_convolution, DEPTHWISE: depthwise_convolution, PRODUCT: implicit_convolution}
 
 
 def explain_convolution(

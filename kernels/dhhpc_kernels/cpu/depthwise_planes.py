@@ -1,0 +1,233 @@
+"""The tiles that depthwise convolution works on, and the zero-padded planes that they read.
+
+With a stride above 1 along the rows, pixels that many apart become neighbours in the packed planes (one phase
+of columns behind the other), so that a tap's pixels are whole vectors.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.copying import copy_floats
+from dhhpc_kernels.cpu.depthwise_kernels import BLOCKS, TALL, TAPS, unzip_vectors
+from dhhpc_kernels.cpu.geometry import Pair
+from dhhpc_kernels.cpu.microkernel import LANES
+
+F = np.float32
+
+_PACKED_FLOATS = 6 * 1024  # of a tile's planes: most of a first-level cache
+_MOST_COLUMNS = 1024  # of a tile
+
+
+class Plan(NamedTuple):
+    """How one depthwise correlation walks over its arrays.
+
+    The target's pixels lie on a grid, a phase for each pixel of a step; pixel (y, x) of the grid is for each
+    phase a sum over pixels of the packed planes at (y * row_step, x) plus an offset a tap.
+    """
+
+    groups: int
+    targets: int  # channels of a group
+    sources: int  # of a group's target plane, depth taps counted
+    depth: int  # target planes of a channel
+    grid: Pair
+    tile: Pair  # rows and columns of the grid
+    tiles: Pair
+    row_step: int
+    column_step: int
+    first: Pair  # source row and column of the first packed pixel; may be outside, then by whole steps
+    margin: int  # floats before the first packed pixel, so that the source's first column is aligned
+    packed_rows: int
+    phase_pitch: int  # floats from one phase of a packed row to the next
+    pitch: int  # floats from one packed row to the next
+    target_step: Pair
+    taps: np.ndarray  # (sources * kernel size,) index into a target channel's weights, phase after phase
+    tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
+    # (phases,) 0, or 1 or 2 if every TALL taps are below each other: row_step is so many of their distances.
+    tall: np.ndarray
+    offsets: np.ndarray  # (taps,), then zeros up to a multiple of TAPS
+
+
+def make_plan(
+    groups: int,
+    targets: int,
+    sources: int,
+    depth: int,
+    grid: Pair,
+    span: Pair,
+    source_step: Pair,
+    first: Pair,
+    target_step: Pair,
+    phases: list[list[tuple[int, int, int, int]]],
+) -> Plan:
+    """Lay out a depthwise correlation.
+
+    span: the farthest tap, in rows and columns from `first`. phases: of each target phase its taps as (index
+    into a target channel's weights, source, row, column).
+    """
+    phases = [sorted(taps, key=lambda tap: (tap[1], tap[3], tap[2])) for taps in phases]
+    across = -(-grid[1] // _MOST_COLUMNS)
+    columns = -(-grid[1] // across)
+    margin = min(0, first[1]) // source_step[1] % LANES
+    phase_pitch = -(-(columns + span[1] // source_step[1]) // LANES) * LANES
+    pitch = phase_pitch * source_step[1]
+    # Tall kernels get more rows than fit, for the rows that two tiles share are packed twice.
+    limit = (_PACKED_FLOATS // (sources * pitch) - span[0]) // source_step[0]
+    limit = max(1, limit, 2 * span[0] // source_step[0])
+    down = -(-grid[0] // limit)
+    rows = -(-grid[0] // down)
+    *_, block_rows = BLOCKS[0]
+    whole_blocks = -(-rows // block_rows) * block_rows
+    rows = min(whole_blocks, grid[0]) if whole_blocks <= limit else rows
+    packed_rows = (rows - 1) * source_step[0] + span[0] + 1
+    offsets = [
+        margin
+        + (source * packed_rows + row) * pitch
+        + column % source_step[1] * phase_pitch
+        + column // source_step[1]
+        for taps in phases
+        for _, source, row, column in taps
+    ]
+    return Plan(
+        groups,
+        targets,
+        sources,
+        depth,
+        grid,
+        (rows, columns),
+        (down, across),
+        *source_step,
+        first,
+        margin,
+        packed_rows,
+        phase_pitch,
+        pitch,
+        target_step,
+        np.array([tap[0] for taps in phases for tap in taps], np.int64),
+        np.cumsum([0] + [len(taps) for taps in phases]).astype(np.int64),
+        np.array([_tall(taps, source_step[0]) for taps in phases], np.int64),
+        np.array(offsets + [0] * (-len(offsets) % TAPS), np.int64),
+    )
+
+
+def _tall(taps: list[tuple[int, int, int, int]], row_step: int) -> int:
+    """If every TALL of them follow each other in a column: how many steps make row_step, 1 or 2; else 0."""
+    for steps in (1, 2):
+        wanted = [
+            (source, row + i * row_step // steps, column)
+            for _, source, row, column in taps[::TALL]
+            for i in range(TALL)
+        ]
+        if row_step % steps == 0 and [tap[1:] for tap in taps] == wanted:
+            return steps
+    return 0
+
+
+@compile_kernel
+def packed_size(plan: Plan) -> int:
+    """Floats of the packed planes, and of what vectors read beyond them."""
+    return plan.margin + plan.sources * plan.packed_rows * plan.pitch + LANES
+
+
+def correlation_workspace(plan: Plan) -> int:
+    """Floats that `correlate` needs."""
+    rows, columns = plan.tile
+    line = plan.target_step[1] * max(columns, LANES)
+    return packed_size(plan) + len(plan.taps) + rows * line
+
+
+def weights_workspace(plan: Plan) -> int:
+    """Floats that `correlate_weights` needs."""
+    rows, columns = plan.tile
+    sums = plan.targets * len(plan.offsets) * LANES
+    return packed_size(plan) + sums + rows * -(-columns // LANES) * LANES
+
+
+@compile_kernel
+def _split_rows(
+    values: np.ndarray,
+    begin: int,
+    width: int,
+    packed: np.ndarray,
+    place: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+    step: int,
+    phase_pitch: int,
+) -> None:
+    """packed[place + y*pitch + x % step * phase_pitch + x // step] = values[begin + y*width + x]."""
+    pairs = columns // 2
+    for row in range(rows):
+        here, there = begin + row * width, place + row * pitch
+        if step != 2 or pairs < LANES:
+            for phase in range(step):
+                for i in range(-((phase - columns) // step)):
+                    packed[there + phase * phase_pitch + i] = values[here + phase + i * step]
+        else:
+            for i in range(0, pairs - LANES + 1, LANES):
+                unzip_vectors(values, here + 2 * i, packed, there + i, phase_pitch)
+            last = pairs - LANES
+            unzip_vectors(values, here + 2 * last, packed, there + last, phase_pitch)
+            if columns % 2:
+                packed[there + pairs] = values[here + columns - 1]
+
+
+@compile_kernel
+def place_of(unit: int, plan: Plan) -> tuple[int, int, Pair]:
+    """The image (row of the planes' tables), the group, and the grid's corner of a tile."""
+    rest, tile = divmod(unit, plan.tiles[0] * plan.tiles[1])
+    rest, z = divmod(rest, plan.depth)
+    sample, group = divmod(rest, plan.groups)
+    down, across = divmod(tile, plan.tiles[1])
+    return sample * plan.depth + z, group, (down * plan.tile[0], across * plan.tile[1])
+
+
+@compile_kernel
+def pack_planes(
+    values: np.ndarray,
+    starts: np.ndarray,
+    size: Pair,
+    image: int,
+    group: int,
+    packed: np.ndarray,
+    plan: Plan,
+    corner: Pair,
+) -> None:
+    """Copy what a tile needs of its group's planes. Columns beyond theirs must be zeros already."""
+    height, width = size
+    pitch, phase_pitch, step = plan.pitch, plan.phase_pitch, plan.column_step
+    first_row = corner[0] * plan.row_step + plan.first[0]
+    first_column = corner[1] * step + plan.first[1]
+    if plan.tiles[1] > 1:  # else the columns of zeros stay where they are
+        packed[:] = F(0)
+    low = max(0, -first_column)  # a multiple of step
+    count = max(0, min(pitch, width - first_column) - low)
+    for which in range(plan.sources):
+        start = starts[image, group * plan.sources + which]
+        begin = start + first_row * width + first_column + low
+        place = plan.margin + which * plan.packed_rows * pitch
+        above = plan.packed_rows if start < 0 else min(plan.packed_rows, max(0, -first_row))
+        below = max(above, min(plan.packed_rows, height - first_row))
+        packed[place : place + above * pitch] = F(0)
+        packed[place + below * pitch : place + plan.packed_rows * pitch] = F(0)
+        if count == 0:
+            continue
+        if step == 1:
+            for row in range(above, below):
+                copy_floats(values, begin + row * width, packed, place + row * pitch + low, count)
+        else:
+            here = place + above * pitch + low // step
+            _split_rows(
+                values,
+                begin + above * width,
+                width,
+                packed,
+                here,
+                pitch,
+                below - above,
+                count,
+                step,
+                phase_pitch,
+            )
