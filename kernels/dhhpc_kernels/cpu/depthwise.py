@@ -9,7 +9,6 @@ row are computed by one that overlaps its neighbour.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.depthwise_kernels import (
     BLOCKS,
     KINDS,
@@ -22,14 +21,20 @@ from dhhpc_kernels.cpu.depthwise_kernels import (
     TALL_WIDE,
     TAPS,
     WIDE,
-    prefetch_to_read,
-    prefetch_to_write,
     sum_products,
     sum_taps,
+)
+from dhhpc_kernels.cpu.depthwise_planes import Layout, Plan, find_tile, pack_plane, packed_size
+from dhhpc_kernels.cpu.geometry import Pair, Planes
+from dhhpc_kernels.cpu.memory_places import (
+    clear_run,
+    copy_every,
+    copy_run,
+    place_of,
+    prefetch_to_read,
+    prefetch_to_write,
     zip_vectors,
 )
-from dhhpc_kernels.cpu.depthwise_planes import Plan, pack_planes, packed_size, place_of
-from dhhpc_kernels.cpu.geometry import Planes, Triple
 from dhhpc_kernels.cpu.microkernel import LANES
 
 F = np.float32
@@ -37,31 +42,24 @@ F = np.float32
 
 @compile_kernel
 def _join_rows(
-    phases: np.ndarray,
-    pitch: int,
-    phase_pitch: int,
-    out: np.ndarray,
-    place: int,
-    width: int,
-    rows: int,
-    columns: int,
-    step: int,
+    phases: int, pitch: int, phase_pitch: int, out: int, width: int, rows: int, columns: int, step: int
 ) -> None:
-    """out[place + y*width + x] = phases[y*pitch + x % step * phase_pitch + x // step]."""
+    """out[y*width + x] = phases[y*pitch + x % step * phase_pitch + x // step], both floats at places."""
     pairs = columns // 2
     for row in range(rows):
-        here, there = row * pitch, place + row * width
-        if step != 2 or pairs < LANES:
+        here, there = phases + row * pitch, out + row * width
+        if step == 1:
+            copy_run(here, there, columns)
+        elif step != 2 or pairs < LANES:
             for phase in range(step):
-                for i in range(-((phase - columns) // step)):
-                    out[there + phase + i * step] = phases[here + phase * phase_pitch + i]
+                count = -((phase - columns) // step)
+                copy_every(here + phase * phase_pitch, 1, there + phase, step, count)
         else:
             for i in range(0, pairs - LANES + 1, LANES):
-                zip_vectors(phases, here + i, out, there + 2 * i, phase_pitch)
+                zip_vectors(here + i, phase_pitch, there + 2 * i)
             last = pairs - LANES
-            zip_vectors(phases, here + last, out, there + 2 * last, phase_pitch)
-            if columns % 2:
-                out[there + columns - 1] = phases[here + pairs]
+            zip_vectors(here + last, phase_pitch, there + 2 * last)
+            copy_every(here + pairs, 1, there + 2 * pairs, 1, columns % 2)
 
 
 @compile_kernel
@@ -92,31 +90,29 @@ def _block(kind: int, columns: int) -> int:
 
 @compile_kernel
 def _sum_rows(
-    factors: np.ndarray,
-    offsets: np.ndarray,
-    taps: Triple,
+    factors: int,
+    offsets: int,
+    counts: Pair,
     tall: int,
     initial: np.float32,
-    packed: np.ndarray,
+    packed: int,
     row_step: int,
-    target: np.ndarray,
-    start: int,
+    target: int,
     pitch: int,
-    rows: int,
-    columns: int,
+    size: Pair,
     phases: int,
     direct: bool,
-    source: np.ndarray,
     ahead: int,
     ahead_step: int,
 ) -> None:
-    """target[start + y*pitch + x] = a phase's grid at (y, x), y below rows, x below columns.
+    """target[y*pitch + x] = the grid of a phase, or of two behind each other, at (y, x) below size.
 
-    taps: where the phase's begin and end, and where those of the phase behind it end; of 2 phases, that one's
-    pixels go between the others. tall: as in the plan. direct: the target is no scratch memory.
-    ahead: where in the source the next tile begins, or -1; ahead_step of its pixels are asked for with each
-    pixel of this tile. Fewer columns than LANES are written LANES wide, each row before the next.
+    factors, packed and target are places of floats, offsets of int64. counts: taps of the phase, and of the
+    one behind it. tall: as in the plan. direct: the target is no scratch memory. ahead: where the next tile's
+    source begins, or 0; ahead_step of its pixels are asked for with each pixel of this tile. Fewer columns
+    than LANES are written LANES wide, each row before the next.
     """
+    rows, columns = size
     kind = _kind(tall, phases == 2, rows, columns)
     block_rows = BLOCKS[KINDS[kind]][4]
     for row in range(0, rows, block_rows):
@@ -125,32 +121,27 @@ def _sum_rows(
         while column < columns:
             column = max(0, min(column, columns - LANES))
             block = _block(kind, columns - column)
-            vectors = BLOCKS[block][3]
-            pixels = block_rows * vectors * LANES
-            if ahead >= 0:
-                prefetch_to_read(source, ahead, pixels * ahead_step)
-                ahead += pixels * ahead_step
+            width = BLOCKS[block][3] * LANES
+            here = target + row * pitch + column * phases
+            if ahead:
+                prefetch_to_read(ahead, block_rows * width * ahead_step)
+                ahead += block_rows * width * ahead_step
             if direct:
-                for i in range(row + block_rows, row + 2 * block_rows):
-                    there = start + i * pitch + column * phases
-                    prefetch_to_write(target, there, vectors * LANES * phases)
+                for i in range(block_rows, 2 * block_rows):
+                    prefetch_to_write(here + i * pitch, width * phases)
+            last = max(0, min(columns - column, width) - LANES)
+            source = packed + row * row_step + column
             sum_taps(
-                block,
-                factors,
-                offsets,
-                taps[0],
-                taps[1] - taps[0],
-                taps[2] - taps[1],
-                initial,
-                packed,
-                row * row_step + column,
-                row_step,
-                target,
-                start + row * pitch + column * phases,
-                pitch,
-                max(0, min(columns - column, vectors * LANES) - LANES),
+                block, factors, offsets, counts[0], counts[1], initial, source, row_step, here, pitch, last
             )
-            column += vectors * LANES
+            column += width
+
+
+@compile_kernel
+def _end_of_tile(plane: int, size: Pair, layout: Layout, corner: Pair) -> int:
+    """Where the source of the next tile begins: behind what this one needs of the source plane at a place."""
+    below = corner[0] * layout.row_step + layout.first[0] + layout.packed_rows
+    return plane + max(0, min(below, size[0])) * size[1]
 
 
 @compile_kernel
@@ -168,80 +159,64 @@ def correlate(
 
     bias: one value a target channel, or empty.
     """
-    # Arrays are taken out of their tuples once: in an inner loop each access would count a reference.
-    values, starts, height, width = out.values, out.starts, out.height, out.width
-    source_values, source_starts, source_size = source.values, source.starts, (source.height, source.width)
-    plan_taps, tap_starts, tall, offsets = plan.taps, plan.tap_starts, plan.tall, plan.offsets
-    step_y, step_x = plan.target_step
-    count = plan_taps.size
-    row_step = plan.row_step * plan.pitch
-    size = packed_size(plan)
-    packed, factors, lines = workspace[:size], workspace[size : size + count], workspace[size + count :]
-    packed[:] = F(0)
+    # Arrays are taken out of their tuples once, and passed on as places: else references would be counted.
+    layout, taps, tap_starts, tall = plan.layout, plan.taps, plan.tap_starts, plan.tall
+    starts, height, width = out.starts, out.height, out.width
+    source_starts, size = source.starts, (source.height, source.width)
+    step_y, step_x = layout.target_step
+    row_step, plane = layout.row_step * layout.pitch, layout.packed_rows * layout.pitch
+    source_place, out_place, offsets = place_of(source.values), place_of(out.values), place_of(plan.offsets)
+    packed = place_of(workspace)
+    factors = packed + packed_size(layout)
+    lines = factors + taps.size
+    row_factors = workspace[packed_size(layout) :]
+    clear_run(packed, packed_size(layout))
     for unit in range(first, last):
-        image, group, corner = place_of(unit, plan)
-        columns = min(plan.tile[1], plan.grid[1] - corner[1])
+        image, group, corner = find_tile(unit, layout)
+        if layout.tiles[1] > 1:  # else the columns of zeros stay where they are
+            clear_run(packed, packed_size(layout))
+        ahead = 0
+        for which in range(layout.sources):
+            start = source_starts[image, group * layout.sources + which]
+            place = source_place + start if start >= 0 else 0
+            pack_plane(place, size, packed + layout.margin + which * plane, layout, corner)
+            ahead = _end_of_tile(place, size, layout, corner) if place else 0
+        columns = min(layout.tile[1], layout.grid[1] - corner[1])
         line = max(columns, LANES)
         whole = min(columns * step_x, width - corner[1] * step_x)
         # Pairs of phases are stored as whole vectors, so no half of a pair may be beyond the row.
         pairs = step_x == 2 and whole == 2 * columns
         direct = columns >= LANES and (step_x == 1 or pairs)
         phases = step_x if direct else 1
-        pack_planes(source_values, source_starts, source_size, image, group, packed, plan, corner)
-        ahead = source_starts[image, (group + 1) * plan.sources - 1]
-        if ahead >= 0:
-            below = corner[0] * plan.row_step + plan.first[0] + plan.packed_rows
-            ahead += max(0, min(below, source_size[0])) * source_size[1]
-        for channel in range(group * plan.targets, (group + 1) * plan.targets):
-            for k in range(count):
-                factors[k] = weights[channel * count + plan_taps[k]]
+        for channel in range(group * layout.targets, (group + 1) * layout.targets):
+            for k in range(taps.size):
+                row_factors[k] = weights[channel * taps.size + taps[k]]
             initial = bias[channel] if bias.size else F(0)
             for a in range(step_y):
-                rows = min(plan.tile[0], -((a - height) // step_y) - corner[0])
+                rows = min(layout.tile[0], -((a - height) // step_y) - corner[0])
                 start = starts[image, channel] + (corner[0] * step_y + a) * width + corner[1] * step_x
                 for b in range(0, step_x, phases):
                     phase = a * step_x + b
-                    taps = (tap_starts[phase], tap_starts[phase + 1], tap_starts[phase + phases])
-                    if direct:
-                        target, place, pitch = values, start, step_y * width
-                    else:
-                        target, place, pitch = lines, b * line, step_x * line
+                    begin, end = tap_starts[phase], tap_starts[phase + 1]
                     _sum_rows(
-                        factors,
-                        offsets,
-                        taps,
+                        factors + begin,
+                        offsets + 2 * begin,
+                        (end - begin, tap_starts[phase + phases] - end),
                         tall[phase],
                         initial,
                         packed,
                         row_step,
-                        target,
-                        place,
-                        pitch,
-                        rows,
-                        columns,
+                        out_place + start if direct else lines + b * line,
+                        step_y * width if direct else step_x * line,
+                        (rows, columns),
                         phases,
                         direct,
-                        source_values,
-                        ahead if phase == 0 else -1,
-                        plan.row_step * plan.column_step,
+                        ahead if phase == 0 else 0,
+                        layout.row_step * layout.column_step,
                     )
-                if direct:
-                    continue
-                if step_x == 1:
-                    for row in range(rows):
-                        copy_floats(lines, row * line, values, start + row * step_y * width, columns)
-                else:
-                    _join_rows(
-                        lines,
-                        step_x * line,
-                        line,
-                        values,
-                        start,
-                        step_y * width,
-                        rows,
-                        whole,
-                        step_x,
-                    )
+                if not direct:
+                    there, pitch = out_place + start, step_x * line
+                    _join_rows(lines, pitch, line, there, step_y * width, rows, whole, step_x)
 
 
 @compile_kernel
@@ -258,53 +233,55 @@ def correlate_weights(
 
     Each tile's sums are added to those of the tiles before, lane by lane: so short sums keep the error low.
     """
-    values, starts, width = grad_out.values, grad_out.starts, grad_out.width
-    source_values, source_starts, source_size = source.values, source.starts, (source.height, source.width)
-    offsets = plan.offsets
-    count = plan.taps.size
-    samples, tiles = len(starts) // plan.depth, plan.tiles[0] * plan.tiles[1]
-    row_step = plan.row_step * plan.pitch
-    size = packed_size(plan)
-    sums_size = plan.targets * offsets.size * LANES
-    packed, sums, lines = workspace[:size], workspace[size : size + sums_size], workspace[size + sums_size :]
-    packed[:] = F(0)
-    lines[:] = F(0)
+    layout, taps = plan.layout, plan.taps
+    starts, width = grad_out.starts, grad_out.width
+    source_starts, size = source.starts, (source.height, source.width)
+    row_step, plane = layout.row_step * layout.pitch, layout.packed_rows * layout.pitch
+    source_place, grad_place, offsets = (
+        place_of(source.values),
+        place_of(grad_out.values),
+        place_of(plan.offsets),
+    )
+    tap_sums = plan.offsets.size * LANES
+    packed = place_of(workspace)
+    sums = packed + packed_size(layout)
+    lines = sums + layout.targets * tap_sums
+    totals = workspace[packed_size(layout) :]
+    tile_line = -(-layout.tile[1] // LANES) * LANES
+    clear_run(packed, packed_size(layout))
+    clear_run(lines, layout.tile[0] * tile_line)
+    units = layout.depth * layout.tiles[0] * layout.tiles[1]
     for chosen in range(first, last):
-        sums[:] = F(0)
-        for sample in range(samples):
-            begin = (sample * plan.groups + chosen) * plan.depth * tiles
-            for unit in range(begin, begin + plan.depth * tiles):
-                image, group, corner = place_of(unit, plan)
-                rows = min(plan.tile[0], plan.grid[0] - corner[0])
-                columns = min(plan.tile[1], plan.grid[1] - corner[1])
-                pack_planes(source_values, source_starts, source_size, image, group, packed, plan, corner)
-                for target in range(plan.targets):
-                    start = starts[image, group * plan.targets + target] + corner[0] * width + corner[1]
-                    gradient, place, pitch = values, start, width
+        clear_run(sums, layout.targets * tap_sums)
+        for sample in range(len(starts) // layout.depth):
+            begin = (sample * layout.groups + chosen) * units
+            for unit in range(begin, begin + units):
+                image, group, corner = find_tile(unit, layout)
+                rows = min(layout.tile[0], layout.grid[0] - corner[0])
+                columns = min(layout.tile[1], layout.grid[1] - corner[1])
+                if layout.tiles[1] > 1:  # else the columns of zeros stay where they are
+                    clear_run(packed, packed_size(layout))
+                    clear_run(lines, layout.tile[0] * tile_line)
+                for which in range(layout.sources):
+                    start = source_starts[image, group * layout.sources + which]
+                    place = source_place + start if start >= 0 else 0
+                    pack_plane(place, size, packed + layout.margin + which * plane, layout, corner)
+                for target in range(layout.targets):
+                    start = starts[image, group * layout.targets + target] + corner[0] * width + corner[1]
+                    gradient, pitch = grad_place + start, width
                     if columns % LANES:  # the last vector of a row needs zeros behind the row
-                        gradient, place, pitch = lines, 0, -(-columns // LANES) * LANES
-                        if plan.tiles[1] > 1:
-                            lines[:] = F(0)
+                        pitch = -(-columns // LANES) * LANES
                         for row in range(rows):
-                            copy_floats(values, start + row * width, lines, row * pitch, columns)
-                    for tap in range(0, offsets.size, TAPS):
+                            copy_run(gradient + row * width, lines + row * pitch, columns)
+                        gradient = lines
+                    for tap in range(0, plan.offsets.size, TAPS):
+                        here = sums + target * tap_sums + tap * LANES
                         sum_products(
-                            gradient,
-                            place,
-                            pitch,
-                            rows,
-                            columns,
-                            packed,
-                            0,
-                            row_step,
-                            offsets,
-                            tap,
-                            sums,
-                            (target * offsets.size + tap) * LANES,
+                            gradient, pitch, rows, columns, packed, row_step, offsets + 2 * tap, here
                         )
-        for target in range(plan.targets):
-            for tap in range(count):
+        for target in range(layout.targets):
+            for tap in range(taps.size):
                 total = np.float64(0)
                 for lane in range(LANES):
-                    total += np.float64(sums[(target * offsets.size + tap) * LANES + lane])
-                grad_weight[(chosen * plan.targets + target) * count + plan.taps[tap]] = total
+                    total += np.float64(totals[target * tap_sums + tap * LANES + lane])
+                grad_weight[(chosen * layout.targets + target) * taps.size + taps[tap]] = total

@@ -138,7 +138,7 @@ def _correlate(
 ) -> None:
     bias = _NO_BIAS if bias is None else bias
     flat = weight.reshape(-1, copy=False)
-    tiles = len(out.starts) * plan.groups * plan.tiles[0] * plan.tiles[1]
+    tiles = len(out.starts) * plan.layout.groups * plan.layout.tiles[0] * plan.layout.tiles[1]
     parts = _parts(tiles, workspace, correlation_workspace(plan))
     run_parallel(
         depthwise.correlate,
@@ -182,7 +182,7 @@ def backward_weights(
     plan = _forward_plan(shape)
     source, target = planes(x, forward_sources(shape)), planes(grad_out, out_planes(shape))
     flat = grad_weight.reshape(-1, copy=False)
-    parts = _parts(plan.groups, workspace, weights_workspace(plan))
+    parts = _parts(plan.layout.groups, workspace, weights_workspace(plan))
     run_parallel(
         depthwise.correlate_weights,
         [(source, target, flat, part, plan, first, last) for part, first, last in parts],

@@ -12,11 +12,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import FLOATS, LANES, Emitter, index, pointer_at
-from dhhpc_kernels.cpu.winograd_transforms import Vectors
+from dhhpc_kernels.cpu.memory_places import Lanes
+from dhhpc_kernels.cpu.microkernel import LANES, index
 from dhhpc_kernels.target import vector_registers
 
-LINE = 16  # floats of a line of the cache
 _REGISTERS = vector_registers()[1]
 TALL = 3  # taps below each other that are summed at once
 
@@ -50,13 +49,12 @@ TAPS = 9  # whose products `sum_products` sums at once: those of a 3x3 kernel, e
 
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_INDICES = types.Array(types.int64, 1, "C")
 
 Value = Any
 
 
-class _Loops(Emitter, Vectors):
-    """Sums of vectors that are loaded from arrays."""
+class _Loops(Lanes):
+    """Loops that sum vectors."""
 
     def repeat(self, value: Value) -> Value:
         """The vector of a number."""
@@ -106,55 +104,30 @@ def _sum_taps(
     block: Any,
     factors: Any,
     offsets: Any,
-    first: Any,
     count: Any,
     more: Any,
     initial: Any,
     source: Any,
-    place: Any,
     row_step: Any,
     target: Any,
-    start: Any,
     pitch: Any,
     last: Any,
 ) -> tuple[Any, Any]:
-    """target[start + i*pitch + j] = initial + sum over k of
+    """target[i*pitch + j] = initial + sum over k of factors[k] * source[i*row_step + offsets[k] + j].
 
-    factors[first + k] * source[place + i*row_step + offsets[first + k] + j], k below count.
-    (taps, step, phases, vectors, rows) = BLOCKS[block]: i below rows, j in vectors at 0, LANES, ..., `last`.
-    Of every `taps` offsets the others must follow the first row_step / step apart. With two phases, that
-    result goes to column 2*j, and to the one behind it that of the `more` taps which follow.
+    All are floats at places but the offsets, int64. k is below count. With (taps, step, phases, vectors,
+    rows) = BLOCKS[block], i is below rows, and j in the vectors at 0, LANES, ..., `last`. Of every `taps`
+    offsets the others must follow the first row_step / step apart. With two phases, that result goes to
+    column 2*j, and to the one behind it that of the `more` taps which follow.
     """
-    signature = types.void(
-        types.int64,
-        FLOATS,
-        _INDICES,
-        types.int64,
-        types.int64,
-        types.int64,
-        types.float32,
-        FLOATS,
-        types.int64,
-        types.int64,
-        FLOATS,
-        types.int64,
-        types.int64,
-        types.int64,
-    )
+    numbers = [types.int64] * 5
+    signature = types.void(*numbers, types.float32, *numbers)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        block, factors, offsets, first, count, more, initial, source, *rest = arguments
-        place, row_step, target, start, pitch, last = rest
-        kinds = signature.args
+        block, factors, offsets, count, more, initial, source, row_step, target, pitch, last = arguments
         emit = _Loops(builder)
-        factors, offsets = (
-            pointer_at(context, builder, kinds[1], factors, first),
-            pointer_at(context, builder, kinds[2], offsets, first),
-        )
-        source, target = (
-            pointer_at(context, builder, kinds[7], source, place),
-            pointer_at(context, builder, kinds[10], target, start),
-        )
+        factors, offsets = emit.at(factors), emit.at(offsets, _INDEX)
+        source, target = emit.at(source), emit.at(target)
         initial = emit.repeat(initial)
 
         def sum_phase(
@@ -219,51 +192,26 @@ def _sum_taps(
 def _sum_products(
     typing_context: Any,
     gradient: Any,
-    begin: Any,
     pitch: Any,
     rows: Any,
     columns: Any,
     source: Any,
-    place: Any,
     row_step: Any,
     offsets: Any,
-    offset: Any,
     sums: Any,
-    start: Any,
 ) -> tuple[Any, Any]:
-    """sums[start + LANES*k] += sum over i, j of
+    """sums[LANES*k] += sum over i, j of gradient[i*pitch + j] * source[i*row_step + offsets[k] + j].
 
-    gradient[begin + i*pitch + j] * source[place + i*row_step + offset_k + j], each lane by itself.
-    i below rows, j below columns rounded up to LANES, k below TAPS, offset_k = offsets[offset + k].
+    All are floats at places but the offsets, int64. k is below TAPS, i below rows, j below columns rounded up
+    to LANES; each lane is summed by itself.
     """
-    signature = types.void(
-        FLOATS,
-        types.int64,
-        types.int64,
-        types.int64,
-        types.int64,
-        FLOATS,
-        types.int64,
-        types.int64,
-        _INDICES,
-        types.int64,
-        FLOATS,
-        types.int64,
-    )
+    signature = types.void(*[types.int64] * 8)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        gradient, begin, pitch, rows, columns, source, place, row_step, offsets, offset, sums, start = (
-            arguments
-        )
-        kinds = signature.args
+        gradient, pitch, rows, columns, source, row_step, offsets, sums = arguments
         emit = _Loops(builder)
-        gradient = pointer_at(context, builder, kinds[0], gradient, begin)
-        source = pointer_at(context, builder, kinds[5], source, place)
-        offsets = pointer_at(context, builder, kinds[8], offsets, offset)
-        places = [
-            pointer_at(context, builder, kinds[10], sums, builder.add(start, index(LANES * k)))
-            for k in range(TAPS)
-        ]
+        gradient, source, offsets = emit.at(gradient), emit.at(source), emit.at(offsets, _INDEX)
+        places = [emit.at(builder.add(sums, index(LANES * k))) for k in range(TAPS)]
         pixels = [builder.gep(source, [builder.load(builder.gep(offsets, [index(k)]))]) for k in range(TAPS)]
 
         def row(i: Value, totals: list[Value]) -> list[Value]:
@@ -287,75 +235,5 @@ def _sum_products(
     return signature, generate
 
 
-def _prefetcher(write: bool) -> Callable[..., None]:
-    """An intrinsic f(array, start, count) that asks for `count` floats from array[start] on, in whole lines.
-
-    They may lie beyond the array's end.
-    """
-    signature = types.void(FLOATS, types.int64, types.int64)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        array, start, count = arguments
-        emit = _Loops(builder)
-        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        begin = pointer_at(context, builder, signature.args[0], array, start)
-
-        def body(i: Value, _: list[Value]) -> list[Value]:
-            line = builder.bitcast(builder.gep(begin, [i]), byte)
-            builder.call(function, [line, number(int(write)), number(3), number(1)])
-            return []
-
-        emit.loop(count, LINE, [], body)
-        return context.get_dummy_value()
-
-    def prefetch(typing_context: Any, array: Any, start: Any, count: Any) -> tuple[Any, Any]:
-        return signature, generate
-
-    return intrinsic(prefetch)
-
-
-def _mover(body: Callable[[_Loops, Value, Value, Value], None]) -> Callable[..., None]:
-    """An intrinsic f(source, start, target, place, pitch) of one vector or two."""
-    signature = types.void(FLOATS, types.int64, FLOATS, types.int64, types.int64)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        source, start, target, place, pitch = arguments
-        emit = _Loops(builder)
-        body(
-            emit,
-            pointer_at(context, builder, signature.args[0], source, start),
-            pointer_at(context, builder, signature.args[2], target, place),
-            pitch,
-        )
-        return context.get_dummy_value()
-
-    def move(typing: Any, source: Any, start: Any, target: Any, place: Any, pitch: Any) -> tuple[Any, Any]:
-        return signature, generate
-
-    return intrinsic(move)
-
-
-def _unzip(emit: _Loops, source: Value, target: Value, pitch: Value) -> None:
-    gep = emit.builder.gep
-    even, odd = emit.unzip([emit.load(source), emit.load(gep(source, [index(LANES)]))])
-    emit.store(even, target)
-    emit.store(odd, gep(target, [pitch]))
-
-
-def _zip(emit: _Loops, source: Value, target: Value, pitch: Value) -> None:
-    gep = emit.builder.gep
-    low, high = emit.zip([emit.load(source), emit.load(gep(source, [pitch]))])
-    emit.store(low, target)
-    emit.store(high, gep(target, [index(LANES)]))
-
-
 sum_taps: Callable[..., None] = intrinsic(_sum_taps)
 sum_products: Callable[..., None] = intrinsic(_sum_products)
-
-prefetch_to_read, prefetch_to_write = _prefetcher(False), _prefetcher(True)
-
-# target[place + i*pitch + lane] = source[start + 2*lane + i], i below 2, and the inverse:
-# target[place + 2*lane + i] = source[start + i*pitch + lane]
-unzip_vectors, zip_vectors = _mover(_unzip), _mover(_zip)

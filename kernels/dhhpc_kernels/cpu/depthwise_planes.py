@@ -9,19 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.copying import copy_floats
-from dhhpc_kernels.cpu.depthwise_kernels import BLOCKS, TALL, TAPS, unzip_vectors
+from dhhpc_kernels.cpu.depthwise_kernels import BLOCKS, TALL, TAPS
 from dhhpc_kernels.cpu.geometry import Pair
+from dhhpc_kernels.cpu.memory_places import clear_run, copy_every, copy_run, unzip_vectors
 from dhhpc_kernels.cpu.microkernel import LANES
-
-F = np.float32
 
 _PACKED_FLOATS = 6 * 1024  # of a tile's planes: most of a first-level cache
 _MOST_COLUMNS = 1024  # of a tile
 
 
-class Plan(NamedTuple):
-    """How one depthwise correlation walks over its arrays.
+class Layout(NamedTuple):
+    """Where a depthwise correlation's numbers lie.
 
     The target's pixels lie on a grid, a phase for each pixel of a step; pixel (y, x) of the grid is for each
     phase a sum over pixels of the packed planes at (y * row_step, x) plus an offset a tap.
@@ -42,6 +40,12 @@ class Plan(NamedTuple):
     phase_pitch: int  # floats from one phase of a packed row to the next
     pitch: int  # floats from one packed row to the next
     target_step: Pair
+
+
+class Plan(NamedTuple):
+    """How one depthwise correlation walks over its arrays."""
+
+    layout: Layout
     taps: np.ndarray  # (sources * kernel size,) index into a target channel's weights, phase after phase
     tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
     # (phases,) 0, or 1 or 2 if every TALL taps are below each other: row_step is so many of their distances.
@@ -89,7 +93,7 @@ def make_plan(
         for taps in phases
         for _, source, row, column in taps
     ]
-    return Plan(
+    layout = Layout(
         groups,
         targets,
         sources,
@@ -104,6 +108,9 @@ def make_plan(
         phase_pitch,
         pitch,
         target_step,
+    )
+    return Plan(
+        layout,
         np.array([tap[0] for taps in phases for tap in taps], np.int64),
         np.cumsum([0] + [len(taps) for taps in phases]).astype(np.int64),
         np.array([_tall(taps, source_step[0]) for taps in phases], np.int64),
@@ -125,109 +132,75 @@ def _tall(taps: list[tuple[int, int, int, int]], row_step: int) -> int:
 
 
 @compile_kernel
-def packed_size(plan: Plan) -> int:
+def packed_size(layout: Layout) -> int:
     """Floats of the packed planes, and of what vectors read beyond them."""
-    return plan.margin + plan.sources * plan.packed_rows * plan.pitch + LANES
+    return layout.margin + layout.sources * layout.packed_rows * layout.pitch + LANES
 
 
 def correlation_workspace(plan: Plan) -> int:
     """Floats that `correlate` needs."""
-    rows, columns = plan.tile
-    line = plan.target_step[1] * max(columns, LANES)
-    return packed_size(plan) + len(plan.taps) + rows * line
+    rows, columns = plan.layout.tile
+    line = plan.layout.target_step[1] * max(columns, LANES)
+    return packed_size(plan.layout) + len(plan.taps) + rows * line
 
 
 def weights_workspace(plan: Plan) -> int:
     """Floats that `correlate_weights` needs."""
-    rows, columns = plan.tile
-    sums = plan.targets * len(plan.offsets) * LANES
-    return packed_size(plan) + sums + rows * -(-columns // LANES) * LANES
+    rows, columns = plan.layout.tile
+    sums = plan.layout.targets * len(plan.offsets) * LANES
+    return packed_size(plan.layout) + sums + rows * -(-columns // LANES) * LANES
+
+
+@compile_kernel
+def find_tile(unit: int, layout: Layout) -> tuple[int, int, Pair]:
+    """The image (row of the planes' tables), the group, and the grid's corner of a tile."""
+    rest, tile = divmod(unit, layout.tiles[0] * layout.tiles[1])
+    rest, z = divmod(rest, layout.depth)
+    sample, group = divmod(rest, layout.groups)
+    down, across = divmod(tile, layout.tiles[1])
+    return sample * layout.depth + z, group, (down * layout.tile[0], across * layout.tile[1])
 
 
 @compile_kernel
 def _split_rows(
-    values: np.ndarray,
-    begin: int,
-    width: int,
-    packed: np.ndarray,
-    place: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-    step: int,
-    phase_pitch: int,
+    source: int, width: int, packed: int, pitch: int, rows: int, columns: int, step: int, phase_pitch: int
 ) -> None:
-    """packed[place + y*pitch + x % step * phase_pitch + x // step] = values[begin + y*width + x]."""
+    """packed[y*pitch + x % step * phase_pitch + x // step] = source[y*width + x], both floats at places."""
     pairs = columns // 2
     for row in range(rows):
-        here, there = begin + row * width, place + row * pitch
+        here, there = source + row * width, packed + row * pitch
         if step != 2 or pairs < LANES:
             for phase in range(step):
-                for i in range(-((phase - columns) // step)):
-                    packed[there + phase * phase_pitch + i] = values[here + phase + i * step]
+                count = -((phase - columns) // step)
+                copy_every(here + phase, step, there + phase * phase_pitch, 1, count)
         else:
             for i in range(0, pairs - LANES + 1, LANES):
-                unzip_vectors(values, here + 2 * i, packed, there + i, phase_pitch)
+                unzip_vectors(here + 2 * i, there + i, phase_pitch)
             last = pairs - LANES
-            unzip_vectors(values, here + 2 * last, packed, there + last, phase_pitch)
-            if columns % 2:
-                packed[there + pairs] = values[here + columns - 1]
+            unzip_vectors(here + 2 * last, there + last, phase_pitch)
+            copy_every(here + 2 * pairs, 1, there + pairs, 1, columns % 2)
 
 
 @compile_kernel
-def place_of(unit: int, plan: Plan) -> tuple[int, int, Pair]:
-    """The image (row of the planes' tables), the group, and the grid's corner of a tile."""
-    rest, tile = divmod(unit, plan.tiles[0] * plan.tiles[1])
-    rest, z = divmod(rest, plan.depth)
-    sample, group = divmod(rest, plan.groups)
-    down, across = divmod(tile, plan.tiles[1])
-    return sample * plan.depth + z, group, (down * plan.tile[0], across * plan.tile[1])
+def pack_plane(source: int, size: Pair, packed: int, layout: Layout, corner: Pair) -> None:
+    """Copy what a tile needs of the plane of floats at a place, 0 for a plane of zeros.
 
-
-@compile_kernel
-def pack_planes(
-    values: np.ndarray,
-    starts: np.ndarray,
-    size: Pair,
-    image: int,
-    group: int,
-    packed: np.ndarray,
-    plan: Plan,
-    corner: Pair,
-) -> None:
-    """Copy what a tile needs of its group's planes. Columns beyond theirs must be zeros already."""
+    What is packed of the columns beyond the plane's must be zeros already.
+    """
     height, width = size
-    pitch, phase_pitch, step = plan.pitch, plan.phase_pitch, plan.column_step
-    first_row = corner[0] * plan.row_step + plan.first[0]
-    first_column = corner[1] * step + plan.first[1]
-    if plan.tiles[1] > 1:  # else the columns of zeros stay where they are
-        packed[:] = F(0)
+    pitch, step = layout.pitch, layout.column_step
+    first_row = corner[0] * layout.row_step + layout.first[0]
+    first_column = corner[1] * step + layout.first[1]
     low = max(0, -first_column)  # a multiple of step
     count = max(0, min(pitch, width - first_column) - low)
-    for which in range(plan.sources):
-        start = starts[image, group * plan.sources + which]
-        begin = start + first_row * width + first_column + low
-        place = plan.margin + which * plan.packed_rows * pitch
-        above = plan.packed_rows if start < 0 else min(plan.packed_rows, max(0, -first_row))
-        below = max(above, min(plan.packed_rows, height - first_row))
-        packed[place : place + above * pitch] = F(0)
-        packed[place + below * pitch : place + plan.packed_rows * pitch] = F(0)
-        if count == 0:
-            continue
-        if step == 1:
-            for row in range(above, below):
-                copy_floats(values, begin + row * width, packed, place + row * pitch + low, count)
-        else:
-            here = place + above * pitch + low // step
-            _split_rows(
-                values,
-                begin + above * width,
-                width,
-                packed,
-                here,
-                pitch,
-                below - above,
-                count,
-                step,
-                phase_pitch,
-            )
+    above = min(layout.packed_rows, max(0, -first_row)) if source else layout.packed_rows
+    below = max(above, min(layout.packed_rows, height - first_row))
+    clear_run(packed, above * pitch)
+    clear_run(packed + below * pitch, (layout.packed_rows - below) * pitch)
+    begin = source + first_row * width + first_column + low
+    if step == 1:
+        for row in range(above, below):
+            copy_run(begin + row * width, packed + row * pitch + low, count)
+    else:
+        here, there = begin + above * width, packed + above * pitch + low // step
+        _split_rows(here, width, there, pitch, below - above, count, step, layout.phase_pitch)

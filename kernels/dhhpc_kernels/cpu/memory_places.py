@@ -1,0 +1,160 @@
+"""Floats at places in memory: addresses counted in floats, as plain integers.
+
+Where a function takes arrays, or tuples that hold some, Numba counts references to them: atomic additions
+that take longer than the sums of a small plane. Who works with places has to keep the arrays they lie in.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from dhhpc_kernels.cpu.microkernel import LANES, Emitter, index
+from dhhpc_kernels.cpu.winograd_transforms import Vectors
+
+Value = Any
+
+LINE = 16  # floats of a line of the cache
+FLOAT_BYTES = 4
+_FLOAT = ir.FloatType()
+_INDEX = ir.IntType(64)
+
+
+class Lanes(Emitter, Vectors):
+    """Loads, stores and arithmetic of vectors."""
+
+    def at(self, place: Value, kind: ir.Type = _FLOAT) -> Value:
+        """The pointer to a place."""
+        address = self.builder.mul(place, index(FLOAT_BYTES))
+        return self.builder.inttoptr(address, kind.as_pointer())
+
+    def steps(self, count: Value, step: int, body: Callable[[Value], None]) -> None:
+        """body(i) for i = 0, step, ... below count."""
+        builder = self.builder
+        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.cbranch(builder.icmp_signed(">", count, index(0)), loop, after)
+        builder.position_at_end(loop)
+        i = builder.phi(_INDEX)
+        i.add_incoming(index(0), before)
+        body(i)
+        following = builder.add(i, index(step))
+        i.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.position_at_end(after)
+
+
+def _place_of(typing_context: Any, array: Any) -> tuple[Any, Any]:
+    """Where an array begins."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.sdiv(builder.ptrtoint(data, _INDEX), index(FLOAT_BYTES))
+
+    return types.int64(array), generate
+
+
+def _copy_run(typing_context: Any, source: Any, target: Any, count: Any) -> tuple[Any, Any]:
+    """Copy `count` floats between runs that do not overlap."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, target, count = arguments
+        at = Lanes(builder).at
+        cgutils.raw_memcpy(builder, at(target), at(source), count, FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+def _clear_run(typing_context: Any, target: Any, count: Any) -> tuple[Any, Any]:
+    """Write `count` zeros."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        target, count = arguments
+        cgutils.memset(builder, Lanes(builder).at(target), builder.mul(count, index(FLOAT_BYTES)), 0)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 2), generate
+
+
+def _copy_every(
+    typing_context: Any, source: Any, step: Any, target: Any, target_step: Any, count: Any
+) -> tuple[Any, Any]:
+    """float at target + i*target_step = float at source + i*step, i below count."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, step, target, target_step, count = arguments
+        emit = Lanes(builder)
+        source, target = emit.at(source), emit.at(target)
+
+        def body(i: Value) -> None:
+            value = builder.load(builder.gep(source, [builder.mul(i, step)]))
+            builder.store(value, builder.gep(target, [builder.mul(i, target_step)]))
+
+        emit.steps(count, 1, body)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+def _prefetcher(write: bool) -> Callable[..., tuple[Any, Any]]:
+    """Ask for `count` floats from a place on, in whole lines; the place may be outside of all arrays."""
+
+    def prefetch(typing_context: Any, place: Any, count: Any) -> tuple[Any, Any]:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            place, count = arguments
+            emit = Lanes(builder)
+            number, byte = ir.IntType(32), ir.IntType(8)
+            kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
+
+            def body(i: Value) -> None:
+                line = emit.at(builder.add(place, i), byte)
+                builder.call(function, [line, number(int(write)), number(3), number(1)])
+
+            emit.steps(count, LINE, body)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return prefetch
+
+
+def _unzip_vectors(typing_context: Any, source: Any, target: Any, pitch: Any) -> tuple[Any, Any]:
+    """float at target + i*pitch + lane = float at source + 2*lane + i, i below 2."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, target, pitch = arguments
+        emit = Lanes(builder)
+        pairs = [emit.load(emit.at(builder.add(source, index(LANES * i)))) for i in (0, 1)]
+        for i, value in enumerate(emit.unzip(pairs)):
+            emit.store(value, emit.at(builder.add(target, builder.mul(pitch, index(i)))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+def _zip_vectors(typing_context: Any, source: Any, pitch: Any, target: Any) -> tuple[Any, Any]:
+    """The inverse: float at target + 2*lane + i = float at source + i*pitch + lane, i below 2."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, pitch, target = arguments
+        emit = Lanes(builder)
+        phases = [emit.load(emit.at(builder.add(source, builder.mul(pitch, index(i))))) for i in (0, 1)]
+        for i, value in enumerate(emit.zip(phases)):
+            emit.store(value, emit.at(builder.add(target, index(LANES * i))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+place_of: Callable[..., int] = intrinsic(_place_of)
+copy_run: Callable[..., None] = intrinsic(_copy_run)
+clear_run: Callable[..., None] = intrinsic(_clear_run)
+copy_every: Callable[..., None] = intrinsic(_copy_every)
+prefetch_to_read: Callable[..., None] = intrinsic(_prefetcher(False))
+prefetch_to_write: Callable[..., None] = intrinsic(_prefetcher(True))
+unzip_vectors: Callable[..., None] = intrinsic(_unzip_vectors)
+zip_vectors: Callable[..., None] = intrinsic(_zip_vectors)
