@@ -124,6 +124,8 @@ def convolve(case: Case, kernels, draw) -> dict[str, np.ndarray]:
 @example(case=Case(2, 3, 1, (3, 2500), (3, 3), (1, 1), (1, 1), (1, 1)))
 @example(case=Case(1, 3, 2, (9, 20, 21), (3, 3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1)))
 @example(case=Case(1, 2, 1, (30, 31), (2, 2), (5, 4), (0, 0), (1, 1)))  # pixels that no tap reaches
+@example(case=Case(2, 2, 8, (19, 18), (3, 3), (1, 1), (1, 1), (1, 1)))
+@example(case=Case(2, 2, 2, (19, 34), (3, 3), (2, 2), (1, 1), (1, 1)))  # pairs of phases, and tall taps apart
 @example(case=Case(1, 1, 1, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1)))
 def test_depthwise_convolution_equals_pytorch(case, kernels, draw, assert_close):
     chosen = kernels.explain_convolution(case.x_shape, case.weight_shape, *case.options)

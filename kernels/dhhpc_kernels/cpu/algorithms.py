@@ -29,8 +29,8 @@ _PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
 _GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
 _SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
 _MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
-# With more kernels a channel, the direct algorithm's blocks of kernels save more loads than they waste.
-_MOST_KERNELS = 3
+# Of a channel; of more, the other algorithms multiply a pixel that they have loaded by several kernels.
+_MOST_KERNELS = 8
 
 
 def _setting() -> str:

@@ -24,7 +24,7 @@ from dhhpc_kernels.cpu.depthwise_kernels import (
     sum_products,
     sum_taps,
 )
-from dhhpc_kernels.cpu.depthwise_planes import Layout, Plan, find_tile, pack_plane, packed_size
+from dhhpc_kernels.cpu.depthwise_planes import Layout, Plan, find_tile, pack_plane
 from dhhpc_kernels.cpu.geometry import Pair, Planes
 from dhhpc_kernels.cpu.memory_places import (
     clear_run,
@@ -167,14 +167,14 @@ def correlate(
     row_step, plane = layout.row_step * layout.pitch, layout.packed_rows * layout.pitch
     source_place, out_place, offsets = place_of(source.values), place_of(out.values), place_of(plan.offsets)
     packed = place_of(workspace)
-    factors = packed + packed_size(layout)
+    factors = packed + layout.packed_size
     lines = factors + taps.size
-    row_factors = workspace[packed_size(layout) :]
-    clear_run(packed, packed_size(layout))
+    row_factors = workspace[layout.packed_size :]
+    clear_run(packed, layout.packed_size)
     for unit in range(first, last):
         image, group, corner = find_tile(unit, layout)
         if layout.tiles[1] > 1:  # else the columns of zeros stay where they are
-            clear_run(packed, packed_size(layout))
+            clear_run(packed, layout.packed_size)
         ahead = 0
         for which in range(layout.sources):
             start = source_starts[image, group * layout.sources + which]
@@ -244,11 +244,11 @@ def correlate_weights(
     )
     tap_sums = plan.offsets.size * LANES
     packed = place_of(workspace)
-    sums = packed + packed_size(layout)
+    sums = packed + layout.packed_size
     lines = sums + layout.targets * tap_sums
-    totals = workspace[packed_size(layout) :]
+    totals = workspace[layout.packed_size :]
     tile_line = -(-layout.tile[1] // LANES) * LANES
-    clear_run(packed, packed_size(layout))
+    clear_run(packed, layout.packed_size)
     clear_run(lines, layout.tile[0] * tile_line)
     units = layout.depth * layout.tiles[0] * layout.tiles[1]
     for chosen in range(first, last):
@@ -260,7 +260,7 @@ def correlate_weights(
                 rows = min(layout.tile[0], layout.grid[0] - corner[0])
                 columns = min(layout.tile[1], layout.grid[1] - corner[1])
                 if layout.tiles[1] > 1:  # else the columns of zeros stay where they are
-                    clear_run(packed, packed_size(layout))
+                    clear_run(packed, layout.packed_size)
                     clear_run(lines, layout.tile[0] * tile_line)
                 for which in range(layout.sources):
                     start = source_starts[image, group * layout.sources + which]

@@ -15,10 +15,10 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
+from dhhpc_kernels.cpu.memory_places import LINE
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 
-_LINE = 16  # floats of a line of the cache
 _NO_BIAS = np.empty(0, np.float32)
 
 
@@ -109,17 +109,18 @@ def workspace_size(shape: Geometry) -> int:
         correlation_workspace(backward_plan),
         weights_workspace(forward_plan),
     )
-    return _LINE + threads() * _whole_lines(size)
+    return LINE + threads() * _whole_lines(size)
 
 
 def _whole_lines(size: int) -> int:
-    return -(-size // _LINE) * _LINE
+    return -(-size // LINE) * LINE
 
 
 def _parts(count: int, workspace: np.ndarray, size: int) -> list[tuple[np.ndarray, int, int]]:
     """A part of the workspace, and what it is for of 0 to count, for as many threads as it has room for."""
     # NumPy aligns to less than a line of the cache. Of vectors that begin anywhere many lie in two lines.
-    workspace = workspace[-(workspace.ctypes.data // workspace.itemsize) % _LINE :]
+    address: int = workspace.__array_interface__["data"][0]
+    workspace = workspace[-(address // workspace.itemsize) % LINE :]
     size = _whole_lines(size)
     check_workspace(workspace, size)
     return [

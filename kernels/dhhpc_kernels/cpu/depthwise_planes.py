@@ -39,6 +39,7 @@ class Layout(NamedTuple):
     packed_rows: int
     phase_pitch: int  # floats from one phase of a packed row to the next
     pitch: int  # floats from one packed row to the next
+    packed_size: int  # floats of all packed planes, and of what vectors read beyond them
     target_step: Pair
 
 
@@ -107,6 +108,7 @@ def make_plan(
         packed_rows,
         phase_pitch,
         pitch,
+        margin + sources * packed_rows * pitch + LANES,
         target_step,
     )
     return Plan(
@@ -131,24 +133,18 @@ def _tall(taps: list[tuple[int, int, int, int]], row_step: int) -> int:
     return 0
 
 
-@compile_kernel
-def packed_size(layout: Layout) -> int:
-    """Floats of the packed planes, and of what vectors read beyond them."""
-    return layout.margin + layout.sources * layout.packed_rows * layout.pitch + LANES
-
-
 def correlation_workspace(plan: Plan) -> int:
     """Floats that `correlate` needs."""
     rows, columns = plan.layout.tile
     line = plan.layout.target_step[1] * max(columns, LANES)
-    return packed_size(plan.layout) + len(plan.taps) + rows * line
+    return plan.layout.packed_size + len(plan.taps) + rows * line
 
 
 def weights_workspace(plan: Plan) -> int:
     """Floats that `correlate_weights` needs."""
     rows, columns = plan.layout.tile
     sums = plan.layout.targets * len(plan.offsets) * LANES
-    return packed_size(plan.layout) + sums + rows * -(-columns // LANES) * LANES
+    return plan.layout.packed_size + sums + rows * -(-columns // LANES) * LANES
 
 
 @compile_kernel
