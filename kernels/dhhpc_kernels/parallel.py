@@ -40,7 +40,9 @@ def threads() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Let the kernels, and BLAS and OpenMP as far as loaded, use `count` threads (at least 1) from now on.
+    """Let the kernels, and OpenMP as far as loaded, use `count` threads (at least 1) from now on.
+
+    BLAS keeps to one thread, as the kernels' threads call it.
 
     Raises ValueError if count is below 1.
     """
@@ -49,7 +51,7 @@ def set_threads(count: int) -> None:
         raise ValueError(f"threads must be at least 1, not {count}")
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(limits=count)
+    threadpoolctl.threadpool_limits(limits=count, user_api="openmp")
     if _pool is not None and count != _threads:
         if _pool_process == os.getpid():
             _pool.stop()
