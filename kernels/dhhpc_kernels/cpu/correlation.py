@@ -17,6 +17,7 @@ from dhhpc_kernels.cpu.blocked_product import DEPTH, multiply_block, tiles, wind
 from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.geometry import Correlation, Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products
+from dhhpc_kernels.turns import take_turn
 
 F = np.float32
 
@@ -212,10 +213,10 @@ def correlate(
     out: Planes,
     workspace: np.ndarray,
     plan: Plan,
-    first: int,
-    last: int,
+    turns: np.ndarray,
+    units: int,
 ) -> None:
-    """Stripes first to last (numbered over all images) of out, from source.
+    """Stripes (numbered over all images) of out from source, in turn with other threads.
 
     weights: flat, those of a convolution forward or `turn_weights`'s.
     bias: one value a target channel, or empty. workspace: `correlate_workspace`.
@@ -233,7 +234,8 @@ def correlate(
     planes = channels * len(plan.source_starts) * plan.plane
     packed, runs = rest[:planes], rest[planes:]
     run_pitch = -(-plan.stripe_rows * pitch // COLUMNS) * COLUMNS
-    for unit in range(first, last):
+    unit = take_turn(turns)
+    while unit < units:
         n = unit // stripes
         first_row = (unit % stripes) * plan.stripe_rows
         rows = min(plan.stripe_rows, plan.grid_rows - first_row)
@@ -286,6 +288,7 @@ def correlate(
                         corner,
                         plan.target_step,
                     )
+        unit = take_turn(turns)
 
 
 @compile_kernel

@@ -22,6 +22,7 @@ from dhhpc_kernels.cpu.microkernel import ROWS, VECTORS
 from dhhpc_kernels.cpu.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.turns import new_turns
 
 _NO_BIAS = np.empty(0, np.float32)
 
@@ -61,7 +62,7 @@ def _correlate(
     """Share the stripes of all images out to the threads."""
     part = correlation.correlate_workspace(plan)
     check_workspace(workspace, part)
-    units = len(source.starts) * -(-plan.grid_rows // plan.stripe_rows)
+    turns, units = new_turns(), len(source.starts) * -(-plan.grid_rows // plan.stripe_rows)
     run_parallel(
         correlation.correlate,
         [
@@ -72,10 +73,10 @@ def _correlate(
                 out,
                 workspace[i * part : (i + 1) * part],
                 plan,
-                first,
-                last,
+                turns,
+                units,
             )
-            for i, (first, last) in enumerate(shares(units, min(threads(), workspace.size // part)))
+            for i in range(min(threads(), workspace.size // part, units))
         ],
     )
 

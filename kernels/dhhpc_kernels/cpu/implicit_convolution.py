@@ -22,6 +22,7 @@ from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS
 from dhhpc_kernels.cpu.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.turns import new_turns
 
 _NO_BIAS = np.empty(0, np.float32)
 
@@ -73,7 +74,7 @@ def _correlate(
     pixels = len(source.starts) * plan.grid_rows * plan.grid_columns
     rows, size = _correlation_workspace(plan, pixels)
     check_workspace(workspace, size)
-    units = -(-pixels // plan.chunk) * -(-plan.target_channels // rows)
+    turns, units = new_turns(), -(-pixels // plan.chunk) * -(-plan.target_channels // rows)
     run_parallel(
         implicit_product.correlate,
         [
@@ -85,10 +86,10 @@ def _correlate(
                 workspace[i * size : (i + 1) * size],
                 plan,
                 rows,
-                first,
-                last,
+                turns,
+                units,
             )
-            for i, (first, last) in enumerate(shares(units, min(threads(), workspace.size // size)))
+            for i in range(min(threads(), workspace.size // size, units))
         ],
     )
 

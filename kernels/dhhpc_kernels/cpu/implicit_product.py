@@ -13,6 +13,7 @@ from dhhpc_kernels.cpu.geometry import Correlation, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
 from dhhpc_kernels.cpu.pixels import LINE, Plan, gather, scatter
 from dhhpc_kernels.cpu.vector_moves import transpose
+from dhhpc_kernels.turns import take_turn
 
 F = np.float32
 
@@ -71,10 +72,10 @@ def correlate(
     workspace: np.ndarray,
     plan: Plan,
     part_rows: int,
-    first: int,
-    last: int,
+    turns: np.ndarray,
+    units: int,
 ) -> None:
-    """Units first to last of out: chunks of grid points, and of each so many target channels at once.
+    """Units of out, in turn with other threads: chunks of grid points, and of each some target channels.
 
     weights: flat, those of a convolution forward or `turn_weights`'s.
     bias: one value a target channel, or empty. workspace: `correlate_workspace` of those channels.
@@ -89,7 +90,8 @@ def correlate(
     line, rest = rest[: chunk + LANES], rest[chunk + LANES :]
     panels = chunk // COLUMNS * (DEPTH * COLUMNS + LINE)
     packed, sums = rest[:panels], rest[panels:]
-    for unit in range(first, last):
+    unit = take_turn(turns)
+    while unit < units:
         start, part = unit // parts * chunk, unit % parts
         begin, end = part * part_rows, min(targets, (part + 1) * part_rows)
         whole_end = min(weight_rows, (part + 1) * part_rows)
@@ -171,6 +173,7 @@ def correlate(
                         column,
                         count,
                     )
+        unit = take_turn(turns)
 
 
 @compile_kernel

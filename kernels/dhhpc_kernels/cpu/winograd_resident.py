@@ -23,6 +23,7 @@ from dhhpc_kernels.cpu.winograd_tiles import (
 )
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.turns import new_turns, take_turn
 
 F = np.float32
 
@@ -44,10 +45,10 @@ def _convolve_units(
     offsets: np.ndarray,
     plan: Plan,
     parts: int,
-    first: int,
-    last: int,
+    turns: np.ndarray,
+    units: int,
 ) -> None:
-    """Units first to last of out: blocks of tile rows, each in so many parts of the target channels.
+    """Units of out, in turn with other threads: blocks of tile rows, in so many parts of target channels.
 
     workspace: `tile` lines, plan.rows, sources_size, and a part's products.
     """
@@ -60,7 +61,8 @@ def _convolve_units(
     sources, products = rest[: plan.elements * plan.source_pitch], rest[plan.elements * plan.source_pitch :]
     pitch = products.size // plan.elements
     transformed = -1
-    for unit in range(first, last):
+    unit = take_turn(turns)
+    while unit < units:
         block_row, part = divmod(unit, parts)
         first_row = block_row * plan.block_rows
         rows = min(plan.block_rows, len(source.starts) * plan.tile_rows - first_row)
@@ -97,6 +99,7 @@ def _convolve_units(
             begin * ROWS,
             min(end * ROWS, plan.target_channels),
         )
+        unit = take_turn(turns)
 
 
 @compile_kernel
@@ -233,16 +236,13 @@ def convolve(
         ],
     )
     parts = _parts(plan, batch)
-    units = -(-batch * plan.tile_rows // plan.block_rows) * parts
+    turns, units = new_turns(), -(-batch * plan.tile_rows // plan.block_rows) * parts
     size = _part_size(plan, parts)
     check_workspace(workspace, size)
     spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
     run_parallel(
         _convolve_units,
-        [
-            (source, weights, bias, out, space, offsets, plan, parts, first, last)
-            for space, (first, last) in zip(spaces, shares(units, len(spaces)), strict=False)
-        ],
+        [(source, weights, bias, out, space, offsets, plan, parts, turns, units) for space in spaces[:units]],
     )
 
 

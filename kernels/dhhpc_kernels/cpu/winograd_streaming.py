@@ -16,7 +16,8 @@ from dhhpc_kernels.cpu.vector_moves import copy_rows, transpose
 from dhhpc_kernels.cpu.winograd_plan import Plan, counts, lane_shares, make_plan
 from dhhpc_kernels.cpu.winograd_tiles import Kernels, store_targets, transform_kernels, transform_sources
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.parallel import run_parallel, threads
+from dhhpc_kernels.turns import new_turns, take_turn
 
 # Tiles of a block, and source channels of a piece of weights, which then stays in the second-level cache.
 _MOST_TILES, _DEPTH = 128, 64
@@ -75,10 +76,12 @@ def _convolve_blocks(
     plan: Plan,
     first_row: int,
     rows: int,
-    first: int,
-    last: int,
+    turns: np.ndarray,
+    blocks: int,
 ) -> None:
-    """Blocks of COLUMNS target channels first to last of some tile rows, from what `_pack_tiles` made.
+    """Blocks of COLUMNS target channels of some tile rows, from what `_pack_tiles` made.
+
+    In turn with other threads.
 
     workspace: `tile` lines, LANES channels' transformed tiles, plan.elements * plan.kernel_pitch, and the
     products of a block.
@@ -88,7 +91,8 @@ def _convolve_blocks(
     transformed, rest = rest[:size], rest[size:]
     weights, products = rest[: plan.elements * plan.kernel_pitch], rest[plan.elements * plan.kernel_pitch :]
     depth = plan.depth
-    for block in range(first, last):
+    block = take_turn(turns)
+    while block < blocks:
         first_lane, last_lane = lanes_of(block, plan.target_channels)
         vectors = (last_lane - first_lane) // LANES
         for channel in range(0, plan.source_channels, depth):
@@ -137,6 +141,7 @@ def _convolve_blocks(
                 lane,
                 min(lane + LANES, plan.target_channels),
             )
+        block = take_turn(turns)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -184,12 +189,12 @@ def convolve(
                 for space, first, last in zip(spaces, *lane_shares(channels, len(spaces)), strict=True)
             ],
         )
-        blocks = shares(-(-targets // COLUMNS), len(spaces))
+        turns, blocks = new_turns(), -(-targets // COLUMNS)
         run_parallel(
             _convolve_blocks,
             [
-                (tiles, kernels, bias, out, space, steps, offsets, plan, first_row, rows, first, last)
-                for space, (first, last) in zip(spaces, blocks, strict=False)
+                (tiles, kernels, bias, out, space, steps, offsets, plan, first_row, rows, turns, blocks)
+                for space in spaces[:blocks]
             ],
         )
 
