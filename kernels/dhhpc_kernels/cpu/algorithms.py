@@ -112,10 +112,13 @@ def _cheaper_correlation(correlation: Correlation, source: Pair) -> int:
     span = max(column for _, _, column in taps) - min(column for _, _, column in taps)
     pitch = columns + span // correlation.source_step[1]
     run = windows((rows - 1) * pitch + columns) * COLUMNS / (rows * columns)
-    products = tiles(correlation.target_channels) * ROWS / (2 * LANES) / _PRODUCTS_EFFICIENCY
+    products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
+    many = correlation.source_channels > _MANY_CHANNELS
+    direct = run * products / (_DIRECT_EFFICIENCY if many else _PRODUCTS_EFFICIENCY)
     step = correlation.source_step[0] * correlation.source_step[1]
     copying = _COPY_CYCLES * step / len(taps)
-    return DIRECT if run * products + copying < products + _gathering(correlation, source) else PRODUCT
+    gathered = products / _PRODUCTS_EFFICIENCY + _gathering(correlation, source)
+    return DIRECT if direct + copying < gathered else PRODUCT
 
 
 @functools.lru_cache(maxsize=1024)

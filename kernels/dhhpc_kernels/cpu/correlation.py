@@ -16,7 +16,8 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.blocked_product import DEPTH, multiply_block, tiles, windows
 from dhhpc_kernels.cpu.copying import copy_floats
 from dhhpc_kernels.cpu.geometry import Correlation, Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, VECTORS, add_products
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products
+from dhhpc_kernels.cpu.vector_moves import copy_second
 from dhhpc_kernels.turns import take_turn
 
 F = np.float32
@@ -137,11 +138,13 @@ def _pack_planes(
     source: Planes, image: int, first: int, packed: np.ndarray, plan: Plan, first_row: int, rows: int
 ) -> None:
     """Copy a stripe of an image's planes, the group's begin with channel `first`; zero outside of them."""
+    values, starts = source.values, source.starts
     height, width = source.height, source.width
     step_y, step_x = plan.source_step
     pitch = plan.pitch
+    safe = values.size - 2 * LANES
     for channel in range(plan.source_channels):
-        start_plane = source.starts[image, first + channel]
+        start_plane = starts[image, first + channel]
         for which in range(len(plan.source_starts)):
             start = plan.source_starts[which, 1]
             # Columns whose source lies inside the image: 0 <= column * step_x + start < width.
@@ -157,12 +160,14 @@ def _pack_planes(
                         packed[i] = F(0)
                     begin = start_plane + y * width + left * step_x + start
                     if step_x == 1:
-                        copy_floats(source.values, begin, packed, place + left, right - left)
+                        copy_floats(values, begin, packed, place + left, right - left)
+                    elif step_x == 2 and begin + 2 * (right - left) <= safe:
+                        # Whole vectors: what they overwrite behind the row is written again.
+                        for i in range(0, right - left, LANES):
+                            copy_second(values, begin + 2 * i, packed, place + left + i)
                     else:
-                        pixels = source.values[begin:]
-                        inside = packed[place + left : place + right]
-                        for i in range(inside.size):
-                            inside[i] = pixels[i * step_x]
+                        for i in range(right - left):
+                            packed[place + left + i] = values[begin + i * step_x]
                     for i in range(place + right, place + pitch):
                         packed[i] = F(0)
                 place += pitch
