@@ -21,8 +21,8 @@ from dhhpc_kernels.cpu.algorithms import (
     choose_weights,
     describe,
 )
-from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.geometry import Shape, geometry
+from dhhpc_kernels.cpu.reductions import sum_channels
 
 _OTHERS = {DIRECT: direct_convolution, DEPTHWISE: depthwise_convolution, PRODUCT: implicit_convolution}
 
@@ -134,4 +134,4 @@ def convolution_backward_weights(
     else:
         winograd_convolution.backward_weights(algorithm, shape, x, grad_out, grad_weight, workspace)
     if grad_bias is not None:
-        sum_channels(grad_out.reshape(*grad_out.shape[:2], -1, copy=False), grad_bias)
+        sum_channels(grad_out, grad_bias)

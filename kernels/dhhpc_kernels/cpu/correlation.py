@@ -355,15 +355,3 @@ def correlate_weights(
                         )
         for k in range(targets):
             grad_weight[g, first * ROWS + k] = sums[k * depth_pitch : k * depth_pitch + depth]
-
-
-@compile_kernel
-def sum_channels(array: np.ndarray, sums: np.ndarray) -> None:
-    """sums (C,) = sum of array (N,C,pixels) over all but the channels, taken in float64."""
-    batch, channels, pixels = array.shape
-    for c in range(channels):
-        total = np.float64(0)
-        for n in range(batch):
-            for i in range(pixels):
-                total += np.float64(array[n, c, i])
-        sums[c] = total

@@ -117,3 +117,21 @@ def reduce_max_backward(
     run_shares(
         _maximum_backward, outer, grad_x.size, *arrays, grad_x.reshape(outer, length, inner, copy=False)
     )
+
+
+@compile_kernel
+def _sum_channels(array: np.ndarray, sums: np.ndarray, first: int, last: int) -> None:
+    batch, _, pixels = array.shape
+    for c in range(first, last):
+        total = np.float64(0)
+        for n in range(batch):
+            line = array[n, c]
+            for i in range(pixels):
+                total += np.float64(line[i])
+        sums[c] = total
+
+
+def sum_channels(array: np.ndarray, sums: np.ndarray) -> None:
+    """sums (C,) = sum of array (N,C,...) over all but the channels, taken in float64."""
+    planes = array.reshape(*array.shape[:2], -1, copy=False)
+    run_shares(_sum_channels, array.shape[1], array.size, planes, sums)

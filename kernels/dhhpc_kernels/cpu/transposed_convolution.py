@@ -15,8 +15,8 @@ from dhhpc_kernels.cpu.convolution import (
     convolution_workspace,
     transposed,
 )
-from dhhpc_kernels.cpu.correlation import sum_channels
 from dhhpc_kernels.cpu.geometry import Shape
+from dhhpc_kernels.cpu.reductions import sum_channels
 
 
 def transposed_convolution_workspace(
@@ -87,4 +87,4 @@ def transposed_convolution_backward_weights(
     """grad_weight (C,K/groups,...), grad_bias (K,) = gradients of the loss by weight and bias."""
     convolution_backward_weights(grad_out, x, grad_weight, None, workspace, stride, padding, dilation, groups)
     if grad_bias is not None:
-        sum_channels(grad_out.reshape(*grad_out.shape[:2], -1, copy=False), grad_bias)
+        sum_channels(grad_out, grad_bias)
