@@ -202,10 +202,11 @@ def scatter(
             if flat:
                 take = min((plan.grid_rows - y) * plan.grid_columns - x, end - place)
                 target = starts[n, k] + y * width + x
-                aligned = min(take, -(address + target) % LANES) if past_caches else take
+                # Whole cache lines only: one written both ways, or by two threads, costs many times more.
+                aligned = min(take, -(address + target) % LINE) if past_caches else take
                 for i in range(aligned):
                     values[target + i] = sums[place + i] + add
-                streamed = (take - aligned) // LANES * LANES + aligned
+                streamed = (take - aligned) // LINE * LINE + aligned
                 for i in range(aligned, streamed, LANES):
                     stream(sums, place + i, add, values, target + i)
                 for i in range(streamed, take):
