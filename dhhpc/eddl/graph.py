@@ -87,7 +87,6 @@ class Layer:
         shares_gradient: the inputs have one gradient, which may lie in one place for all of them.
         adds_gradients: `backward` takes the output's gradient in two parts, see `Buffers`. If the layer is
             `in_place` too, the second input's gradient may overwrite the second part.
-        updates_early: `backward_updating` may take the place of `backward`.
         operator, opset: of ONNX, and the first operator set whose definition fits.
     """
 
@@ -98,7 +97,6 @@ class Layer:
     writes_every_gradient: ClassVar[bool] = False
     shares_gradient: ClassVar[bool] = False
     adds_gradients: ClassVar[bool] = False
-    updates_early: bool = False
     operator: ClassVar[str] = ""
     opset: ClassVar[int] = 1
 
@@ -132,6 +130,11 @@ class Layer:
     def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:
         """Scratch that forward and backward need, in float32 numbers."""
         return 0
+
+    @property
+    def updates_early(self) -> bool:
+        """Whether `backward_updating` may take the place of `backward`."""
+        return False
 
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         raise NotImplementedError

@@ -91,10 +91,10 @@ class GradientAveraging(Averaging):
         self.averages_gradients = world.size > 1
 
     def after_gradients(self, samples: int, global_samples: int) -> None:
-        if samples == 0:
-            self.model.gradient_vector.fill(0)
         self.meeting.meet()
         if self.averages_gradients:
+            if samples == 0:
+                self.model.gradient_vector.fill(0)
             average(self.world, [self.model.gradient_vector], samples, global_samples)
 
     def after_batch(self, samples: int, global_samples: int) -> bool:

@@ -155,7 +155,7 @@ def test_an_edit_recompiles_what_it_concerns(tmp_path):
     copy = shutil.copytree(package, tmp_path / "dhhpc_kernels")
     code = (
         "import json; from dhhpc_kernels.cache import PACKAGE, module_hash\n"
-        "print(json.dumps({path.stem: module_hash(path) for path in PACKAGE.glob('cpu/*.py')}))"
+        "print(json.dumps({path.stem: module_hash(path) for path in PACKAGE.glob('cpu/**/*.py')}))"
     )
 
     def hashes() -> dict[str, str]:

@@ -1,14 +1,13 @@
 """Winograd's algorithm against PyTorch in float64, for both sizes of tiles and every shape that it takes."""
 
 from typing import NamedTuple
-from unittest.mock import patch
 
 import dhhpc_kernels
 import numpy as np
 import pytest
 import torch
-from dhhpc_kernels.cpu import algorithms, winograd_convolution
-from dhhpc_kernels.cpu.geometry import Geometry, geometry
+from dhhpc_kernels.cpu.convolutions import algorithms, winograd_convolution
+from dhhpc_kernels.cpu.convolutions.geometry import Geometry, geometry
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -62,17 +61,16 @@ def convolve(
 ) -> tuple[np.ndarray, ...]:
     """Output and gradients by x and weight. streams: whether weights pass by tiles, unless as chosen."""
     if streams is not None:
-        with (
-            patch.object(winograd_convolution, "_streams", return_value=streams),
-            patch.object(winograd_convolution, "_streams_gradient", return_value=streams),
-        ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(winograd_convolution, "_streams", lambda *_: streams)
+            patch.setattr(winograd_convolution, "_streams_gradient", lambda *_: streams)
             return convolve(case, tile, x, weight, bias, grad_out)
     padding = (1,) * (x.ndim - 4) + case.padding
     shape = geometry(x.shape, weight.shape, None, (1,) * (x.ndim - 2), padding, (1,) * (x.ndim - 2), 1)
     out, grad_x, grad_weight = (np.full(a.shape, np.nan, np.float32) for a in (grad_out, x, weight))
     for name, arguments in (
         ("forward", (x, weight, bias, out)),
-        ("backward_data", (grad_out, weight, None, grad_x)),
+        ("backward_data", (grad_out, weight, np.empty(0, np.float32), grad_x)),
         ("backward_weights", (x, grad_out, grad_weight)),
     ):
         size = getattr(winograd_convolution, f"{name}_workspace")(tile, shape)

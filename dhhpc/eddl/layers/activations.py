@@ -123,9 +123,9 @@ class LeakyReLU(SlopedActivation):
     function = "leaky_relu"
     onnx_alpha = 0.01
 
-    @property
-    def slope(self) -> float:  # type: ignore[override]
-        return self.alpha
+    def __init__(self, parent: Layer, alpha: float | None = None, name: str | None = None) -> None:
+        super().__init__(parent, alpha, name=name)
+        self.slope = self.alpha
 
 
 class ELU(SlopedActivation):

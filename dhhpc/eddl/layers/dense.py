@@ -75,7 +75,7 @@ class Dense(Layer):
         return max(1, PIECE // self.parents[0].shape[0])
 
     @property
-    def updates_early(self) -> bool:  # type: ignore[override]
+    def updates_early(self) -> bool:
         return self.units > self.piece_units
 
     def workspace(self, kernels: ModuleType, batch: int, shapes: Sequence[Shape]) -> int:

@@ -4,20 +4,10 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.exponential import exponential
+from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
-BLOCK = 1024  # pixels taken at once: their temporaries stay in the first-level cache
-
-
-def flat(array: np.ndarray) -> np.ndarray:
-    """The array as a vector, never a copy. ValueError if it is not contiguous."""
-    return array.reshape(-1, copy=False)
-
-
-def planes(array: np.ndarray) -> np.ndarray:
-    """An array (N,C,...) as (N,C,L), never a copy. ValueError if it is not contiguous."""
-    return array.reshape(array.shape[0], array.shape[1], -1, copy=False)
 
 
 # The compiler vectorises a loop only where it writes no array that it reads. For in-place calls to be as fast

@@ -9,7 +9,7 @@ so that what is read twice comes from the cache the second time.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, planes
+from dhhpc_kernels.cpu.views import BLOCK, planes
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

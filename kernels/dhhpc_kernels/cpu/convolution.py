@@ -1,18 +1,18 @@
 """Convolution (cross-correlation, as in all deep-learning libraries) and its gradients, in 1 to 3 dimensions.
 
 Arrays are (N,C,L), (N,C,H,W) or (N,C,D,H,W); stride, padding and dilation have a number for each spatial
-dimension. Each call goes to the algorithm that `dhhpc_kernels.cpu.algorithms` chooses for its shape.
+dimension. Each call goes to one of `dhhpc_kernels.cpu.convolutions`, the one that its `algorithms` choose.
 """
 
 import numpy as np
 
-from dhhpc_kernels.cpu import (
+from dhhpc_kernels.cpu.convolutions import (
     depthwise_convolution,
     direct_convolution,
     implicit_convolution,
     winograd_convolution,
 )
-from dhhpc_kernels.cpu.algorithms import (
+from dhhpc_kernels.cpu.convolutions.algorithms import (
     DEPTHWISE,
     DIRECT,
     PRODUCT,
@@ -21,9 +21,10 @@ from dhhpc_kernels.cpu.algorithms import (
     choose_weights,
     describe,
 )
-from dhhpc_kernels.cpu.geometry import Shape, geometry
+from dhhpc_kernels.cpu.convolutions.geometry import Shape, geometry
 from dhhpc_kernels.cpu.reductions import sum_channels
 
+_NO_BIAS = np.empty(0, np.float32)
 _OTHERS = {DIRECT: direct_convolution, DEPTHWISE: depthwise_convolution, PRODUCT: implicit_convolution}
 
 
@@ -75,6 +76,7 @@ def convolution_forward(
     """
     shape = geometry(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups)
     algorithm = choose_forward(shape)
+    bias = _NO_BIAS if bias is None else bias
     if algorithm in _OTHERS:
         _OTHERS[algorithm].forward(shape, x, weight, bias, out, workspace)
     else:
@@ -95,6 +97,7 @@ def transposed(
     """The gradient by x, plus a bias (C,): what a transposed convolution computes forward."""
     shape = geometry(grad_x.shape, weight.shape, grad_out.shape[2:], stride, padding, dilation, groups)
     algorithm = choose_backward(shape)
+    bias = _NO_BIAS if bias is None else bias
     if algorithm in _OTHERS:
         _OTHERS[algorithm].backward_data(shape, grad_out, weight, bias, grad_x, workspace)
     else:

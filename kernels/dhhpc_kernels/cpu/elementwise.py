@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import flat
+from dhhpc_kernels.cpu.views import flat
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

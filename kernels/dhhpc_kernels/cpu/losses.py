@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, flat
 from dhhpc_kernels.cpu.exponential import exponential, logarithm
+from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

@@ -8,7 +8,7 @@ number of threads; here each number of the result is summed in one order.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_rows
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LINE, ROWS, multiply_rows
 from dhhpc_kernels.cpu.vector_moves import copy_rows
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
@@ -18,9 +18,8 @@ F = np.float32
 DEPTH = 512  # of a piece: a panel of columns stays in the second-level cache, one of rows in the first
 HEIGHT = 2048  # rows packed at once, which bounds the workspace
 _BAND = 96 // ROWS  # panels of rows that stay in the second-level cache while the columns go by
-_LINE = 16  # floats of a cache line
 _PIECE = 64  # numbers of a line that are packed at once
-_TOGETHER = 2 if COLUMNS % _LINE else 1  # panels of columns that make up whole cache lines of the result
+_TOGETHER = 2 if COLUMNS % LINE else 1  # panels of columns that make up whole cache lines of the result
 # Below this many multiplications a share takes about as long as handing it to a thread.
 _LEAST_PRODUCTS = 2**20
 
@@ -54,7 +53,7 @@ def pack_panels(
     if line_step == 1:
         # Whole cache lines of packed panels, and long pieces of the source's rows, which lie pages apart.
         whole = min(last, lines // width)
-        together, deep = max(1, _PIECE // width), max(1, _LINE // width)
+        together, deep = max(1, _PIECE // width), max(1, LINE // width)
         for start in range(first, whole, together):
             for top in range(0, depth, deep):
                 for p in range(start, min(start + together, whole)):

@@ -19,6 +19,7 @@ LANES, _REGISTERS = vector_registers()  # float32 in a vector
 ROWS = 8 if LANES == 16 else 4  # of a block, at most LANES
 VECTORS = (_REGISTERS - 1) // (ROWS + 1)  # beside the sums: that many columns and one row's factor
 COLUMNS = LANES * VECTORS
+LINE = 16  # floats of a cache line
 
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
@@ -159,6 +160,23 @@ def _multiply_tile(
     return signature, generate
 
 
+_ROWS_ARGUMENTS = (
+    FLOATS,
+    types.int64,
+    types.int64,
+    INDICES,
+    types.int64,
+    FLOATS,
+    types.int64,
+    INDICES,
+    types.int64,
+    FLOATS,
+    types.int64,
+    types.int64,
+    types.boolean,
+)
+
+
 def _emit_rows(context: Any, builder: ir.IRBuilder, kinds: Any, arguments: Any, vectors: int) -> None:
     """The loop of multiply_rows, on so many vectors of columns."""
     rows, row, row_pitch, steps, depth, source, place, offsets, offset, target, start, pitch, add = arguments
@@ -214,21 +232,7 @@ def _multiply_rows(
     left_ik = rows[row + i*row_pitch + steps[k]], offset_k = offsets[offset + k]; i below ROWS, j below
     COLUMNS, k below depth (at least 1). add: += for =.
     """
-    signature = types.void(
-        FLOATS,
-        types.int64,
-        types.int64,
-        INDICES,
-        types.int64,
-        FLOATS,
-        types.int64,
-        INDICES,
-        types.int64,
-        FLOATS,
-        types.int64,
-        types.int64,
-        types.boolean,
-    )
+    signature = types.void(*_ROWS_ARGUMENTS)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         _emit_rows(context, builder, signature.args, arguments, VECTORS)
@@ -258,22 +262,7 @@ def _multiply_columns(
 
     VECTORS - 1 are as fast for their size as VECTORS; as many are computed where it is fewer.
     """
-    signature = types.void(
-        FLOATS,
-        types.int64,
-        types.int64,
-        INDICES,
-        types.int64,
-        FLOATS,
-        types.int64,
-        INDICES,
-        types.int64,
-        FLOATS,
-        types.int64,
-        types.int64,
-        types.boolean,
-        types.int64,
-    )
+    signature = types.void(*_ROWS_ARGUMENTS, types.int64)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         *arguments, vectors = arguments

@@ -6,8 +6,8 @@ One kernel holds all functions, chosen a block at a time, so that there is littl
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, flat
 from dhhpc_kernels.cpu.exponential import exponential, hyperbolic_tangent, logarithm
+from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

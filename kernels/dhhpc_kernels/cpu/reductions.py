@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK
+from dhhpc_kernels.cpu.views import BLOCK
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, copy, planes
+from dhhpc_kernels.cpu.activations import copy
 from dhhpc_kernels.cpu.exponential import exponential
+from dhhpc_kernels.cpu.views import BLOCK, planes
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

@@ -3,9 +3,9 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.activations import BLOCK, planes
 from dhhpc_kernels.cpu.exponential import exponential, logarithm
 from dhhpc_kernels.cpu.softmax import column_maxima, largest_of
+from dhhpc_kernels.cpu.views import BLOCK, planes
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32

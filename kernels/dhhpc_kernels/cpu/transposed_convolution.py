@@ -15,7 +15,7 @@ from dhhpc_kernels.cpu.convolution import (
     convolution_workspace,
     transposed,
 )
-from dhhpc_kernels.cpu.geometry import Shape
+from dhhpc_kernels.cpu.convolutions.geometry import Shape
 from dhhpc_kernels.cpu.reductions import sum_channels
 
 

@@ -9,11 +9,10 @@ import functools
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu import winograd_plan
-from dhhpc_kernels.cpu.geometry import Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
-from dhhpc_kernels.cpu.winograd_plan import Plan, register_blocks
-from dhhpc_kernels.cpu.winograd_tiles import (
+from dhhpc_kernels.cpu.convolutions import winograd_plan
+from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks
+from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
     Kernels,
     store_gradient,
     store_targets,
@@ -21,6 +20,7 @@ from dhhpc_kernels.cpu.winograd_tiles import (
     transform_gradients,
     transform_sources,
 )
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns, take_turn

@@ -5,14 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.geometry import Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES
+from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE
 from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second, stream
 
 F = np.float32
 
-# What lies side by side is put a cache line farther, to fall into different sets of the first-level cache.
-LINE = 16  # floats
 _CACHED_FLOATS = 2 * 1024 * 1024  # larger arrays are written past the caches: nobody finds them there later
 
 
@@ -70,7 +68,7 @@ def gather(
     first_image, pixel = divmod(grid_point, grid_rows * grid_columns)
     first_row, first_column = divmod(pixel, grid_columns)
     panels = -(-count // COLUMNS)
-    panel_pitch = size * COLUMNS + LINE
+    panel_pitch = size * COLUMNS + LINE  # so that panels begin in different sets of the first-level cache
     whole_panels = count // COLUMNS
     flat = step_y == 1 and step_x == 1 and width == grid_columns
     one_row = first_column + count <= grid_columns and step_x == 1

@@ -10,11 +10,16 @@ import functools
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.geometry import Pair, Planes
+from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, counts, lane_shares, make_plan
+from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
+    Kernels,
+    store_targets,
+    transform_kernels,
+    transform_sources,
+)
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
 from dhhpc_kernels.cpu.vector_moves import copy_rows, transpose
-from dhhpc_kernels.cpu.winograd_plan import Plan, counts, lane_shares, make_plan
-from dhhpc_kernels.cpu.winograd_tiles import Kernels, store_targets, transform_kernels, transform_sources
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.turns import new_turns, take_turn

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.memory_places import Lanes
+from dhhpc_kernels.cpu.convolutions.memory_places import Lanes
 from dhhpc_kernels.cpu.microkernel import LANES, index
 from dhhpc_kernels.target import vector_registers
 

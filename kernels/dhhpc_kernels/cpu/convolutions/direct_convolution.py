@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.cpu import correlation
-from dhhpc_kernels.cpu.blocked_product import tiles
-from dhhpc_kernels.cpu.correlation import Plan
-from dhhpc_kernels.cpu.geometry import (
+from dhhpc_kernels.cpu.convolutions import correlation
+from dhhpc_kernels.cpu.convolutions.blocked_product import tiles
+from dhhpc_kernels.cpu.convolutions.correlation import Plan
+from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Planes,
     backward_correlation,
@@ -18,13 +18,11 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
+from dhhpc_kernels.cpu.convolutions.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.microkernel import ROWS, VECTORS
-from dhhpc_kernels.cpu.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns
-
-_NO_BIAS = np.empty(0, np.float32)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -55,7 +53,7 @@ def _correlate(
     plan: Plan,
     source: Planes,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
 ) -> None:
@@ -69,7 +67,7 @@ def _correlate(
             (
                 source,
                 weight.reshape(-1, copy=False),
-                _NO_BIAS if bias is None else bias,
+                bias,
                 out,
                 workspace[i * part : (i + 1) * part],
                 plan,
@@ -85,7 +83,7 @@ def forward(
     shape: Geometry,
     x: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
@@ -98,7 +96,7 @@ def backward_data(
     shape: Geometry,
     grad_out: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
 ) -> None:

@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.cpu import implicit_product
-from dhhpc_kernels.cpu.blocked_product import tiles, windows
-from dhhpc_kernels.cpu.geometry import (
+from dhhpc_kernels.cpu.convolutions import implicit_product
+from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
+from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Planes,
     backward_correlation,
@@ -17,14 +17,12 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
-from dhhpc_kernels.cpu.implicit_product import Plan
+from dhhpc_kernels.cpu.convolutions.implicit_product import Plan
+from dhhpc_kernels.cpu.convolutions.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS
-from dhhpc_kernels.cpu.turned_weights import turn_weights, turned_size
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns
-
-_NO_BIAS = np.empty(0, np.float32)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,7 +65,7 @@ def _correlate(
     plan: Plan,
     source: Planes,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
 ) -> None:
@@ -81,7 +79,7 @@ def _correlate(
             (
                 source,
                 weight.reshape(-1, copy=False),
-                _NO_BIAS if bias is None else bias,
+                bias,
                 out,
                 workspace[i * size : (i + 1) * size],
                 plan,
@@ -98,7 +96,7 @@ def forward(
     shape: Geometry,
     x: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
@@ -111,7 +109,7 @@ def backward_data(
     shape: Geometry,
     grad_out: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
@@ -159,7 +157,7 @@ def backward_weights(
     run_parallel(
         implicit_product.correlate_weights,
         [
-            (source, target, grouped, workspace[i * size : (i + 1) * size], plan, plan.chunk, *piece)
+            (source, target, grouped, workspace[i * size : (i + 1) * size], plan, *piece)
             for i, piece in enumerate(pieces)
         ],
     )

@@ -8,8 +8,8 @@ stay while the weights pass by (`winograd_streaming`, `winograd_gradient`).
 
 import numpy as np
 
-from dhhpc_kernels.cpu import winograd_gradient, winograd_resident, winograd_streaming
-from dhhpc_kernels.cpu.geometry import (
+from dhhpc_kernels.cpu.convolutions import winograd_gradient, winograd_resident, winograd_streaming
+from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Pair,
     Planes,
@@ -19,9 +19,7 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
-from dhhpc_kernels.cpu.winograd_tiles import kernels_of
-
-_NO_BIAS = np.empty(0, np.float32)
+from dhhpc_kernels.cpu.convolutions.winograd_tiles import kernels_of
 
 
 def _streams(tile: int, batch: int, channels: Pair, out_size: Pair) -> bool:
@@ -43,7 +41,7 @@ def _convolve(
     tile: int,
     source: Planes,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
     padding: Pair,
@@ -53,7 +51,6 @@ def _convolve(
     batch, channels = source.starts.shape
     streams = _streams(tile, batch, (channels, out.starts.shape[1]), (out.height, out.width))
     run = winograd_streaming.convolve if streams else winograd_resident.convolve
-    bias = _NO_BIAS if bias is None else bias
     run(tile, source, kernels_of(weight, source_first), bias, out, workspace, padding)
 
 
@@ -68,7 +65,7 @@ def forward(
     shape: Geometry,
     x: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
@@ -92,7 +89,7 @@ def backward_data(
     shape: Geometry,
     grad_out: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
 ) -> None:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.blocked_product import DEPTH, multiply_block, tiles, windows
-from dhhpc_kernels.cpu.copying import copy_floats
-from dhhpc_kernels.cpu.geometry import Correlation, Pair, Planes
+from dhhpc_kernels.cpu.convolutions.blocked_product import DEPTH, multiply_block, tiles, windows
+from dhhpc_kernels.cpu.convolutions.copying import copy_floats
+from dhhpc_kernels.cpu.convolutions.geometry import Correlation, Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products
 from dhhpc_kernels.cpu.vector_moves import copy_second
 from dhhpc_kernels.turns import take_turn

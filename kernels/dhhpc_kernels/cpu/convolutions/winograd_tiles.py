@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.copying import copy_floats
-from dhhpc_kernels.cpu.geometry import Planes, Shape
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
-from dhhpc_kernels.cpu.winograd_patches import is_narrow, store_narrow, transform_narrow
-from dhhpc_kernels.cpu.winograd_plan import Plan
-from dhhpc_kernels.cpu.winograd_transforms import (
+from dhhpc_kernels.cpu.convolutions.copying import copy_floats
+from dhhpc_kernels.cpu.convolutions.geometry import Planes, Shape
+from dhhpc_kernels.cpu.convolutions.winograd_patches import is_narrow, store_narrow, transform_narrow
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan
+from dhhpc_kernels.cpu.convolutions.winograd_transforms import (
     AHEAD,
     split_2,
     split_4,
@@ -31,6 +30,7 @@ from dhhpc_kernels.cpu.winograd_transforms import (
     transform_rows_2,
     transform_rows_4,
 )
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
 F = np.float32
 

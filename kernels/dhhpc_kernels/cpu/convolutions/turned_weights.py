@@ -3,8 +3,8 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.blocked_product import tiles
-from dhhpc_kernels.cpu.geometry import Geometry, backward_correlation
+from dhhpc_kernels.cpu.convolutions.blocked_product import tiles
+from dhhpc_kernels.cpu.convolutions.geometry import Geometry, backward_correlation
 from dhhpc_kernels.cpu.microkernel import ROWS
 from dhhpc_kernels.cpu.vector_moves import copy_rows
 from dhhpc_kernels.parallel import run_shares

@@ -8,10 +8,10 @@ time, is gathered from the source planes into panels for the inner loop, which r
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.blocked_product import DEPTH, multiply_block, tiles
-from dhhpc_kernels.cpu.geometry import Correlation, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
-from dhhpc_kernels.cpu.pixels import LINE, Plan, gather, scatter
+from dhhpc_kernels.cpu.convolutions.blocked_product import DEPTH, multiply_block, tiles
+from dhhpc_kernels.cpu.convolutions.geometry import Correlation, Planes
+from dhhpc_kernels.cpu.convolutions.pixels import Plan, gather, scatter
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
 from dhhpc_kernels.cpu.vector_moves import transpose
 from dhhpc_kernels.turns import take_turn
 
@@ -183,7 +183,6 @@ def correlate_weights(
     grad_weight: np.ndarray,
     workspace: np.ndarray,
     plan: Plan,
-    chunk: int,
     first_row: int,
     last_row: int,
     first_column: int,
@@ -195,6 +194,7 @@ def correlate_weights(
     columns. workspace: `weights_workspace` of the chunk and rows.
     """
     targets = plan.target_channels
+    chunk = plan.chunk
     grid = plan.grid_rows * plan.grid_columns
     pixels = len(source.starts) * grid
     rows = last_row - first_row

@@ -4,9 +4,14 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.cpu import depthwise
-from dhhpc_kernels.cpu.depthwise_planes import Plan, correlation_workspace, make_plan, weights_workspace
-from dhhpc_kernels.cpu.geometry import (
+from dhhpc_kernels.cpu.convolutions import depthwise
+from dhhpc_kernels.cpu.convolutions.depthwise_planes import (
+    Plan,
+    correlation_workspace,
+    make_plan,
+    weights_workspace,
+)
+from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Planes,
     backward_sources,
@@ -15,11 +20,9 @@ from dhhpc_kernels.cpu.geometry import (
     planes,
     x_planes,
 )
-from dhhpc_kernels.cpu.memory_places import LINE
+from dhhpc_kernels.cpu.microkernel import LINE
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
-
-_NO_BIAS = np.empty(0, np.float32)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -133,11 +136,10 @@ def _correlate(
     plan: Plan,
     source: Planes,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
 ) -> None:
-    bias = _NO_BIAS if bias is None else bias
     flat = weight.reshape(-1, copy=False)
     tiles = len(out.starts) * plan.layout.groups * plan.layout.tiles[0] * plan.layout.tiles[1]
     parts = _parts(tiles, workspace, correlation_workspace(plan))
@@ -151,7 +153,7 @@ def forward(
     shape: Geometry,
     x: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     out: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
@@ -164,7 +166,7 @@ def backward_data(
     shape: Geometry,
     grad_out: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     grad_x: np.ndarray,
     workspace: np.ndarray,
 ) -> None:

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.cpu.geometry import Pair
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
+from dhhpc_kernels.cpu.convolutions.geometry import Pair
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
 
-_LINE = 16  # floats of a cache line
 PATCH_PITCH = -(-6 // LANES) * LANES  # of the rows of the largest tile's input, in whole vectors
 PATCH_FLOATS = 6 * PATCH_PITCH * LANES  # of a vector of such inputs
 
@@ -38,13 +37,13 @@ class Plan(NamedTuple):
 
 def aligned(size: int) -> int:
     """At least size, in whole cache lines: vectors that cross them cost twice."""
-    return -(-size // _LINE) * _LINE
+    return -(-size // LINE) * LINE
 
 
 def spread(size: int) -> int:
     """At least size, in an odd number of cache lines: multiples of it then fall into different cache sets."""
-    lines = -(-size // _LINE)
-    return (lines + 1 - lines % 2) * _LINE
+    lines = -(-size // LINE)
+    return (lines + 1 - lines % 2) * LINE
 
 
 def make_plan(

@@ -4,8 +4,8 @@ import functools
 import math
 import os
 
-from dhhpc_kernels.cpu.blocked_product import tiles, windows
-from dhhpc_kernels.cpu.geometry import (
+from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
+from dhhpc_kernels.cpu.convolutions.geometry import (
     Correlation,
     Geometry,
     Pair,
@@ -49,10 +49,10 @@ def _suited(shape: Geometry) -> bool:
     )
 
 
-def _depthwise(shape: Geometry) -> bool:
+def _is_depthwise(shape: Geometry, setting: str) -> bool:
     """Whether it has one source channel a group, and few kernels for each."""
     few = shape.kernels <= _MOST_KERNELS * shape.groups
-    return shape.channels == shape.groups and few and _setting() == "auto"
+    return shape.channels == shape.groups and few and setting == "auto"
 
 
 def choose_forward(shape: Geometry) -> int:
@@ -62,36 +62,59 @@ def choose_forward(shape: Geometry) -> int:
     overrides the model where there is a choice. The choice depends on the shape of one sample alone, so that
     results do not depend on the number of threads or of samples in a batch.
     """
-    if _depthwise(shape):
-        return DEPTHWISE
-    channels = shape.channels * shape.kernel[0]
-    tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
-    return tile or _cheaper_correlation(forward_correlation(shape), shape.size[1:])
+    return _choose_forward(shape, _setting())
 
 
 def choose_backward(shape: Geometry) -> int:
     """The same for the gradient by x."""
-    if _depthwise(shape):
-        return DEPTHWISE
-    channels = shape.kernels * shape.kernel[0]
-    tile = _cheapest(shape.channels, channels, shape.size[1:], _setting()) if _suited(shape) else DIRECT
-    return tile or _cheaper_correlation(backward_correlation(shape), shape.out_size[1:])
+    return _choose_backward(shape, _setting())
 
 
 def choose_weights(shape: Geometry) -> int:
     """The same for the gradient by the weights."""
-    if _depthwise(shape):
+    return _choose_weights(shape, _setting())
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose_forward(shape: Geometry, setting: str) -> int:
+    if _is_depthwise(shape, setting):
         return DEPTHWISE
-    channels = shape.channels * shape.kernel[0]
-    tile = _cheapest(shape.kernels, channels, shape.out_size[1:], _setting()) if _suited(shape) else DIRECT
-    if tile or _setting() in _FORCED:
-        return tile or _FORCED[_setting()]
+    return _winograd_forward(shape, setting) or _cheaper_correlation(
+        forward_correlation(shape), shape.size[1:], setting
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose_backward(shape: Geometry, setting: str) -> int:
+    if _is_depthwise(shape, setting):
+        return DEPTHWISE
+    if _suited(shape):
+        tile = _cheapest(shape.channels, shape.kernels * shape.kernel[0], shape.size[1:], setting)
+        if tile != DIRECT:
+            return tile
+    return _cheaper_correlation(backward_correlation(shape), shape.out_size[1:], setting)
+
+
+@functools.lru_cache(maxsize=1024)
+def _choose_weights(shape: Geometry, setting: str) -> int:
+    if _is_depthwise(shape, setting):
+        return DEPTHWISE
+    tile = _winograd_forward(shape, setting)
+    if tile or setting in _FORCED:
+        return tile or _FORCED[setting]
     correlation = forward_correlation(shape)
     products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
     gathered = products / _PRODUCTS_EFFICIENCY + _gathering(correlation, shape.size[1:]) + _TURN_CYCLES
     many = correlation.source_channels > _MANY_CHANNELS
     summed = products / (_SUMS_EFFICIENCY_OF_MANY if many else _SUMS_EFFICIENCY)
     return DIRECT if summed < gathered else PRODUCT
+
+
+def _winograd_forward(shape: Geometry, setting: str) -> int:
+    """The size of Winograd's tiles of out, for it and for the gradient by the weights; or DIRECT."""
+    if not _suited(shape):
+        return DIRECT
+    return _cheapest(shape.kernels, shape.channels * shape.kernel[0], shape.out_size[1:], setting)
 
 
 def _gathering(correlation: Correlation, source: Pair) -> float:
@@ -101,10 +124,10 @@ def _gathering(correlation: Correlation, source: Pair) -> float:
     return _GATHER_CYCLES + (0 if whole_planes else _ROW_CYCLES / columns)
 
 
-def _cheaper_correlation(correlation: Correlation, source: Pair) -> int:
+def _cheaper_correlation(correlation: Correlation, source: Pair, setting: str) -> int:
     """DIRECT or PRODUCT, from the cycles for one pixel of the target, one tap and one channel."""
-    if _setting() in _FORCED:
-        return _FORCED[_setting()]
+    if setting in _FORCED:
+        return _FORCED[setting]
     taps = [tap for phase in correlation.taps for tap in phase]
     if len(taps) == 1 and correlation.source_step == (1, 1) == correlation.target_step:
         return PRODUCT  # nothing need be gathered
@@ -121,17 +144,17 @@ def _cheaper_correlation(correlation: Correlation, source: Pair) -> int:
     return DIRECT if direct + copying < gathered else PRODUCT
 
 
-@functools.lru_cache(maxsize=1024)
 def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
+    """DIRECT, for both other algorithms, or the size of Winograd's tiles."""
+    if setting in _FORCED:
+        return DIRECT
     products = targets * sources / (2 * LANES)
     cycles = {DIRECT: out_size[0] * out_size[1] * 9 * products / _DIRECT_EFFICIENCY}
     for tile in TILES:
         elements = (tile + 2) ** 2
         transforms = (sources * _SOURCE_CYCLES[tile] + targets * _TARGET_CYCLES[tile]) * 8 / LANES
-        tiles = math.ceil(out_size[0] / tile) * math.ceil(out_size[1] / tile)
-        cycles[tile] = tiles * (transforms + elements * products / _PRODUCTS_EFFICIENCY)
-    if setting in ("direct", "product"):
-        return DIRECT
+        count = math.ceil(out_size[0] / tile) * math.ceil(out_size[1] / tile)
+        cycles[tile] = count * (transforms + elements * products / _PRODUCTS_EFFICIENCY)
     if setting == "winograd":
         del cycles[DIRECT]
     return min(cycles, key=lambda algorithm: cycles[algorithm])

@@ -9,10 +9,8 @@ import functools
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.geometry import Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
-from dhhpc_kernels.cpu.vector_moves import transpose
-from dhhpc_kernels.cpu.winograd_plan import (
+from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
+from dhhpc_kernels.cpu.convolutions.winograd_plan import (
     Plan,
     aligned,
     counts,
@@ -21,9 +19,15 @@ from dhhpc_kernels.cpu.winograd_plan import (
     register_blocks,
     spread,
 )
-from dhhpc_kernels.cpu.winograd_streaming import lanes_of
-from dhhpc_kernels.cpu.winograd_tiles import store_gradient, transform_gradients, transform_sources
-from dhhpc_kernels.cpu.winograd_transforms import interleave
+from dhhpc_kernels.cpu.convolutions.winograd_streaming import lanes_of
+from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
+    store_gradient,
+    transform_gradients,
+    transform_sources,
+)
+from dhhpc_kernels.cpu.convolutions.winograd_transforms import interleave
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
+from dhhpc_kernels.cpu.vector_moves import transpose
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 

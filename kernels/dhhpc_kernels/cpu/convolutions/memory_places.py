@@ -12,12 +12,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import LANES, Emitter, index
-from dhhpc_kernels.cpu.winograd_transforms import Vectors
+from dhhpc_kernels.cpu.convolutions.winograd_transforms import Vectors
+from dhhpc_kernels.cpu.microkernel import LANES, LINE, Emitter, index
 
 Value = Any
 
-LINE = 16  # floats of a line of the cache
 FLOAT_BYTES = 4
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.depthwise_kernels import BLOCKS, TALL, TAPS
-from dhhpc_kernels.cpu.geometry import Pair
-from dhhpc_kernels.cpu.memory_places import clear_run, copy_every, copy_run, unzip_vectors
+from dhhpc_kernels.cpu.convolutions.depthwise_kernels import BLOCKS, TALL, TAPS
+from dhhpc_kernels.cpu.convolutions.geometry import Pair
+from dhhpc_kernels.cpu.convolutions.memory_places import clear_run, copy_every, copy_run, unzip_vectors
 from dhhpc_kernels.cpu.microkernel import LANES
 
 _PACKED_FLOATS = 6 * 1024  # of a tile's planes: most of a first-level cache

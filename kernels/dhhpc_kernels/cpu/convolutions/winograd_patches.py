@@ -7,11 +7,9 @@ themselves. The tiles and results are those of `winograd_tiles`.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.geometry import Planes
-from dhhpc_kernels.cpu.microkernel import LANES
-from dhhpc_kernels.cpu.vector_moves import copy_where, transpose
-from dhhpc_kernels.cpu.winograd_plan import PATCH_FLOATS, PATCH_PITCH, Plan
-from dhhpc_kernels.cpu.winograd_transforms import (
+from dhhpc_kernels.cpu.convolutions.geometry import Planes
+from dhhpc_kernels.cpu.convolutions.winograd_plan import PATCH_FLOATS, PATCH_PITCH, Plan
+from dhhpc_kernels.cpu.convolutions.winograd_transforms import (
     transform_gradient_2,
     transform_gradient_4,
     transform_output_2,
@@ -19,6 +17,8 @@ from dhhpc_kernels.cpu.winograd_transforms import (
     transform_patch_2,
     transform_patch_4,
 )
+from dhhpc_kernels.cpu.microkernel import LANES
+from dhhpc_kernels.cpu.vector_moves import copy_where, transpose
 
 F = np.float32
 

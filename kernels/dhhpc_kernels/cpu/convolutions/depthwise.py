@@ -9,7 +9,7 @@ row are computed by one that overlaps its neighbour.
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.depthwise_kernels import (
+from dhhpc_kernels.cpu.convolutions.depthwise_kernels import (
     BLOCKS,
     KINDS,
     NARROW,
@@ -24,9 +24,9 @@ from dhhpc_kernels.cpu.depthwise_kernels import (
     sum_products,
     sum_taps,
 )
-from dhhpc_kernels.cpu.depthwise_planes import Layout, Plan, find_tile, pack_plane
-from dhhpc_kernels.cpu.geometry import Pair, Planes
-from dhhpc_kernels.cpu.memory_places import (
+from dhhpc_kernels.cpu.convolutions.depthwise_planes import Layout, Plan, find_tile, pack_plane
+from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
+from dhhpc_kernels.cpu.convolutions.memory_places import (
     clear_run,
     copy_every,
     copy_run,
