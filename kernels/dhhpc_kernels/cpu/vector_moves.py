@@ -5,6 +5,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, LANES, ROWS, Emitter, index, pointer_at
@@ -128,6 +129,25 @@ def _stream(
     return signature, generate
 
 
+def _prefetch(typing_context: Any, source: Any, place: Any) -> tuple[Any, Any]:
+    """Have the line of source[place] brought to the first-level cache; any place will do."""
+    signature = types.void(FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place = arguments
+        numbers = [ir.Constant(_LANE, number) for number in (0, 3, 1)]
+        pointer = pointer_at(context, builder, signature.args[0], source, place)
+        byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, *(number.type for number in numbers)])
+        builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [byte, *numbers]
+        )
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+prefetch: Callable[..., None] = intrinsic(_prefetch)
 transpose: Callable[..., None] = intrinsic(_transpose)
 # target[start + i] = source[place + i], i below ROWS, LANES or COLUMNS
 copy_rows: Callable[..., None] = intrinsic(_copy(ROWS))

@@ -24,6 +24,9 @@ from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns
 
+_GATHERED_ROWS = 96  # to gather a panel of columns takes as long as to multiply it by so many rows
+_CHUNK_PANELS = 0.5
+
 
 @functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry, backward: bool) -> Plan:
@@ -49,16 +52,30 @@ def _planes(shape: Geometry, array: np.ndarray, starts: np.ndarray) -> Planes:
     return seen._replace(height=1, width=seen.height * seen.width) if _is_pointwise(shape) else seen
 
 
-def _part_rows(units: int, rows: int, workers: int) -> int:
-    """How many rows a thread takes at once: all of them, or where units are fewer than threads a part."""
-    parts = max(1, min(tiles(rows), workers // units))
-    return min(rows, -(-tiles(rows) // parts) * ROWS)
+@functools.lru_cache(maxsize=1024)
+def _even_chunk(panels: int, most: int, workers: int) -> int:
+    """Panels of a chunk, at most so many, with which the threads, taking turns, end soonest."""
+
+    def longest(size: int) -> float:
+        full, rest = divmod(panels, size)
+        rounds, more = divmod(full, workers)
+        return (rounds + 1) * size if more else rounds * size + rest
+
+    # A chunk reads all weights again, which takes as long as some part of a panel.
+    return min(
+        range(most, max(1, most // 2) - 1, -1),
+        key=lambda size: longest(size) + _CHUNK_PANELS * panels / (size * workers),
+    )
 
 
-def _correlation_workspace(plan: Plan, pixels: int) -> tuple[int, int]:
-    """(rows that a thread takes at once, its workspace floats)."""
-    rows = _part_rows(-(-pixels // plan.chunk), plan.target_channels, threads())
-    return rows, implicit_product.correlate_workspace(plan.chunk, rows)
+def _laid_out(plan: Plan, pixels: int) -> tuple[Plan, int]:
+    """The plan with chunks for the number of threads set now, and how many rows a thread takes at once: all
+    of them, or where chunks are fewer than threads a part."""
+    panels, workers = windows(pixels), threads()
+    size = _even_chunk(panels, plan.chunk // COLUMNS, workers)
+    parts = max(1, min(tiles(plan.target_channels), workers // -(-panels // size)))
+    rows = min(plan.target_channels, -(-tiles(plan.target_channels) // parts) * ROWS)
+    return plan._replace(chunk=size * COLUMNS), rows
 
 
 def _correlate(
@@ -70,7 +87,8 @@ def _correlate(
     workspace: np.ndarray,
 ) -> None:
     pixels = len(source.starts) * plan.grid_rows * plan.grid_columns
-    rows, size = _correlation_workspace(plan, pixels)
+    plan, rows = _laid_out(plan, pixels)
+    size = implicit_product.correlate_workspace(plan, rows)
     check_workspace(workspace, size)
     turns, units = new_turns(), -(-pixels // plan.chunk) * -(-plan.target_channels // rows)
     run_parallel(
@@ -122,6 +140,15 @@ def backward_data(
     _correlate(plan, source, turned, bias, target, workspace)
 
 
+def _row_parts(rows: int, panels: int, workers: int) -> int:
+    """In how many parts to share out the rows of the gradient by the weights, beside parts of panels."""
+
+    def longest(parts: int) -> int:
+        return -(-panels // (workers // parts)) * (-(-rows // parts) + _GATHERED_ROWS)
+
+    return min((parts for parts in range(1, workers + 1) if workers % parts == 0), key=longest)
+
+
 def _weights_columns(shape: Geometry) -> int:
     """Pairs of a source channel and a tap of one kernel."""
     return shape.channels // shape.groups * int(np.prod(shape.kernel))
@@ -142,7 +169,8 @@ def backward_weights(
     check_workspace(workspace, size)
     count = min(threads(), workspace.size // size)
     panels = windows(columns)
-    rows = _part_rows(panels, plan.target_channels, count)
+    row_parts = _row_parts(plan.target_channels, panels, count)
+    rows = -(-tiles(plan.target_channels) // row_parts) * ROWS
     first_rows = range(0, plan.target_channels, rows)
     pieces = [
         (
@@ -152,7 +180,7 @@ def backward_weights(
             min(last * COLUMNS, columns),
         )
         for first_row in first_rows
-        for first, last in shares(panels, count // len(first_rows))
+        for first, last in shares(panels, count // row_parts)
     ]
     run_parallel(
         implicit_product.correlate_weights,
@@ -167,7 +195,9 @@ def workspace_size(shape: Geometry) -> int:
     """Number of float32 that the three functions need as workspace, for the number of threads set now."""
     forward_plan, backward_plan = _plan(shape, False), _plan(shape, True)
     sizes = [
-        _correlation_workspace(plan, len(targets) * plan.grid_rows * plan.grid_columns)[1]
+        implicit_product.correlate_workspace(
+            *_laid_out(plan, len(targets) * plan.grid_rows * plan.grid_columns)
+        )
         for plan, targets in ((forward_plan, out_planes(shape)), (backward_plan, x_planes(shape)))
     ]
     sizes.append(implicit_product.weights_workspace(forward_plan.chunk, forward_plan.target_channels))

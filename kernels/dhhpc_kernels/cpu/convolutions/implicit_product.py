@@ -17,21 +17,28 @@ from dhhpc_kernels.turns import take_turn
 
 F = np.float32
 
-_CHUNK_FLOATS = 80 * 1024  # of a chunk's panels and sums, to stay in the second-level cache
+_CHUNK_FLOATS = 112 * 1024  # of a chunk's panels and sums, to stay in the second-level cache
 _MOST_COLUMNS = 384 // COLUMNS  # panels of a chunk
-_SHORT_BAND = 32  # rows
+_SHORT_BAND = 16  # rows
 _LINE_PITCH = DEPTH + LINE  # of gathered lines
 
 
-def chunk_columns(rows: int) -> int:
-    """Columns of a chunk beside so many rows."""
-    return max(1, min(_MOST_COLUMNS, _CHUNK_FLOATS // ((rows + DEPTH) * COLUMNS))) * COLUMNS
+def _kept_rows(rows: int, depth: int) -> int:
+    """Of so many rows, those whose sums are kept at once."""
+    return min(rows, _SHORT_BAND) if depth <= DEPTH else rows
+
+
+def _chunk_columns(rows: int, depth: int) -> int:
+    """Columns of a chunk beside so many rows, for a product of a depth."""
+    floats = (_kept_rows(rows, depth) + min(depth, DEPTH)) * COLUMNS
+    return max(1, min(_MOST_COLUMNS, _CHUNK_FLOATS // max(1, floats))) * COLUMNS
 
 
 def make_plan(correlation: Correlation, turned: bool) -> Plan:
     """Lay out a correlation whose weights are turned or as they are."""
     weight_step = ROWS if turned else 1
     taps = [tap for phase in correlation.taps for tap in phase]
+    depth = correlation.source_channels * max(len(phase) for phase in correlation.taps)
     return Plan(
         correlation.groups,
         correlation.source_channels,
@@ -48,14 +55,16 @@ def make_plan(correlation: Correlation, turned: bool) -> Plan:
         np.arange(DEPTH, dtype=np.int64) * weight_step,
         np.arange(DEPTH, dtype=np.int64),
         np.arange(DEPTH, dtype=np.int64) * COLUMNS,
-        chunk_columns(correlation.target_channels),
+        depth,
+        _chunk_columns(correlation.target_channels, depth),
     )
 
 
-def correlate_workspace(chunk: int, rows: int) -> int:
-    """Floats that one thread of `correlate` needs for chunks of so many columns and rows."""
-    panels = chunk // COLUMNS * (DEPTH * COLUMNS + LINE)
-    return panels + (tiles(rows) * ROWS + 1) * chunk + LANES + ROWS * DEPTH
+def correlate_workspace(plan: Plan, rows: int) -> int:
+    """Floats that one thread of `correlate` needs for chunks of so many rows."""
+    panels = plan.chunk // COLUMNS * (DEPTH * COLUMNS + LINE)
+    kept = tiles(_kept_rows(rows, plan.depth)) * ROWS
+    return panels + (kept + 1) * plan.chunk + LANES + ROWS * DEPTH
 
 
 def weights_workspace(chunk: int, rows: int) -> int:
@@ -160,19 +169,20 @@ def correlate(
                             )
                 if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
                     sums[:] = F(0)
-                    scatter(
-                        sums,
-                        bias,
-                        out,
-                        g * targets + begin,
-                        end - begin,
-                        plan,
-                        corner,
-                        image,
-                        row,
-                        column,
-                        count,
-                    )
+                    for target in range(begin, end, _SHORT_BAND):
+                        scatter(
+                            sums,
+                            bias,
+                            out,
+                            g * targets + target,
+                            min(_SHORT_BAND, end - target),
+                            plan,
+                            corner,
+                            image,
+                            row,
+                            column,
+                            count,
+                        )
         unit = take_turn(turns)
 
 

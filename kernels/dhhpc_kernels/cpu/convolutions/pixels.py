@@ -7,10 +7,11 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE
-from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second, stream
+from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second, prefetch, stream
 
 F = np.float32
 
+_AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
 _CACHED_FLOATS = 2 * 1024 * 1024  # larger arrays are written past the caches: nobody finds them there later
 
 
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
     weight_steps: np.ndarray  # (DEPTH,)
     counting: np.ndarray  # (DEPTH,) 0, 1, 2 ...
     panel_steps: np.ndarray  # (DEPTH,) from one line of a panel to the next
+    depth: int  # pairs of a channel and a tap, of the phase with most taps
     chunk: int  # columns gathered at once
 
 
@@ -78,6 +80,10 @@ def gather(
         start_y, start_x = tap_rows[first_tap + tap], tap_columns[first_tap + tap]
         image, row, column = first_image, first_row, first_column
         start = starts[image, channel]
+        if taps == 1 and flat and channel + _AHEAD < starts.shape[1]:
+            later = starts[image, channel + _AHEAD] + row * width + column
+            for i in range(0, count, LINE):
+                prefetch(values, later + i)
         done = 0
         if packed.size and one_row and start >= 0:
             y, x = row * step_y + start_y, column + start_x
