@@ -12,7 +12,7 @@ from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second
 F = np.float32
 
 _AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
-_CACHED_FLOATS = 2 * 1024 * 1024  # larger arrays are written past the caches: nobody finds them there later
+_CACHED_FLOATS = 512 * 1024  # larger arrays are written past the caches: nobody finds them there later
 
 
 class Plan(NamedTuple):
