@@ -4,8 +4,10 @@ from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment, read_experiment
 from dhhpc.training.network import load_network, use_threads
 from dhhpc.training.prediction import predict
+from dhhpc.training.preparation import check
 from dhhpc.training.run_record import RunRecord, find_runs, read_run
-from dhhpc.training.trainer import Stopped, check, train
+from dhhpc.training.stopping import Stopped
+from dhhpc.training.trainer import train
 
 __all__ = [
     "Experiment",

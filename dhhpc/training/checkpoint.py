@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ class Checkpoint:
         sums: sample-weighted sums of the unfinished epoch's loss and metrics, over all ranks.
         seconds: wall time of the run so far.
         score: the monitored metric of the last epoch, larger is better; None unless at an epoch's end.
+        parts: file name and SHA-256 of what each rank has beside `state`, in rank order; empty where ranks
+            hold nothing of their own.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class Checkpoint:
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     score: float | None = None
+    parts: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -49,7 +51,8 @@ class Checkpoint:
 class CheckpointFolder:
     """The checkpoints of a run: NAME.npz holds the arrays, NAME.json all else with the SHA-256 of the arrays.
 
-    The JSON file is written last: without it a checkpoint does not exist.
+    Where ranks hold arrays of their own, these are in NAME-rank-00000.npz and so on. The JSON file is written
+    last: without it a checkpoint does not exist.
 
     Args:
         folder: made when the first checkpoint is written.
@@ -73,20 +76,30 @@ class CheckpointFolder:
         self._remove_old()
         return path
 
+    def save_own(self, checkpoint: Checkpoint, rank: int, state: dict[str, Array]) -> dict[str, str]:
+        """Write the arrays of one rank, before `save`; returns what `Checkpoint.parts` holds of them.
+
+        Raises:
+            DhhpcError: they cannot be written.
+        """
+        path = self.folder / f"{checkpoint.name}-rank-{rank:05d}.npz"
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+        return {"arrays": path.name, "sha256": sha256_of(path)}
+
+    def load_own(self, checkpoint: Checkpoint, rank: int) -> dict[str, Array]:
+        """The arrays that a rank had of its own.
+
+        Raises:
+            DhhpcError: they are missing or damaged.
+        """
+        return self._arrays(**checkpoint.parts[rank])
+
     def descriptions(self) -> list[Path]:
         """The JSON files of all checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
-
-    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint, None without any; `warn` hears one line about each damaged one."""
-        for path in reversed(self.descriptions()):
-            try:
-                return self.load(path)
-            except DhhpcError as error:
-                warn(f"{error}; going on from the checkpoint before it")
-        return None
 
     def best(self) -> Path | None:
         """The description of the checkpoint with the highest score, the earliest of equals, or None."""
@@ -108,17 +121,19 @@ class CheckpointFolder:
         """
         described = read_json(path)
         try:
-            arrays = path.with_name(described.pop("arrays"))
-            expected = described.pop("sha256")
-            if not arrays.is_file():
-                raise DhhpcError(f"{arrays}: the checkpoint's arrays are missing")
-            if sha256_of(arrays) != expected:
-                raise DhhpcError(f"{arrays}: the checkpoint is damaged (its SHA-256 has changed)")
-            with np.load(arrays, allow_pickle=False) as archive:
-                state = {name: archive[name] for name in archive.files}
+            state = self._arrays(described.pop("arrays"), described.pop("sha256"))
             return Checkpoint(**described, state=state)
         except (KeyError, TypeError, AttributeError) as error:
             raise DhhpcError(f"{path}: no checkpoint description ({error})") from None
+
+    def _arrays(self, arrays: str, sha256: str) -> dict[str, Array]:
+        path = self.folder / arrays
+        if not path.is_file():
+            raise DhhpcError(f"{path}: the checkpoint's arrays are missing")
+        if sha256_of(path) != sha256:
+            raise DhhpcError(f"{path}: the checkpoint is damaged (its SHA-256 has changed)")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
     def _remove_old(self) -> None:
         best = self.best()
@@ -126,10 +141,9 @@ class CheckpointFolder:
             if path != best:
                 # The description goes first, so that no description is ever without its arrays.
                 path.unlink(missing_ok=True)
-                path.with_suffix(".npz").unlink(missing_ok=True)
         for left_over in self.folder.glob(".epoch-*.tmp"):  # of a run that was killed while it wrote
             left_over.unlink(missing_ok=True)
         described = {path.stem for path in self.descriptions()}
         for arrays in self.folder.glob("epoch-*.npz"):
-            if arrays.stem not in described:
+            if arrays.stem.partition("-rank-")[0] not in described:
                 arrays.unlink(missing_ok=True)

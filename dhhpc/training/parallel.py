@@ -1,162 +1,46 @@
-"""How ranks learn together: one small class a method, behind one interface."""
+"""The methods by which ranks learn together, as an experiment chooses them: `parallel` in its file."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import numpy as np
 import pydantic
 
 from dhhpc.documents import Document
-from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World, average
 
 if TYPE_CHECKING:
     from dhhpc.eddl import Model
+    from dhhpc.mpi import World
+    from dhhpc.training.averaging import Averaging
+    from dhhpc.training.combinations import Combination
+    from dhhpc.training.meeting import Meeting
+    from dhhpc.training.periods import Period
 
 
-class Meeting:
-    """Where ranks wait for each other before they average, and agree on what one of them has to say.
-
-    One message of two numbers serves as the barrier that separates waiting from communication, passes on a
-    request to stop (a signal may reach one rank only), and stops all ranks when one has met a loss that is
-    no number, before it is averaged into the others.
-
-    Attributes:
-        stop_requested: set by this rank.
-        stop_agreed: set on every rank by the first meeting after a request.
-        trouble: set by a rank that cannot go on; one line.
-        wait_seconds: spent waiting for other ranks; part of the world's `seconds`.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.stop_requested = False
-        self.stop_agreed = False
-        self.trouble: str | None = None
-        self.wait_seconds = 0.0
-
-    def meet(self) -> None:
-        """Wait for all ranks.
-
-        Raises:
-            DhhpcError: a rank is in trouble; the same line on every rank.
-        """
-        flags = np.array([self.stop_requested, self.trouble is not None], dtype=np.int64)
-        if self.world.size > 1:
-            before = self.world.seconds
-            self.world.allreduce_max(flags)
-            self.wait_seconds += self.world.seconds - before
-        if flags[1]:
-            raise DhhpcError(next(line for line in self.world.allgather_object(self.trouble) if line))
-        self.stop_agreed = bool(flags[0])
-
-
-class Averaging(ABC):
-    """What a method does between the batches of one rank.
-
-    Where gradients are averaged, each rank calls `after_gradients` for every global batch once its gradients
-    are there (also when its part of the batch was empty), and then updates its parameters. Else it trains on
-    its part, if there is one, and calls `after_gradients` too. Both then call `after_batch`.
-
-    Attributes:
-        averages_gradients: whether the gradients are needed before the step.
-    """
-
-    averages_gradients = False
-
-    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
-        self.world, self.model, self.meeting = world, model, meeting
-
-    @abstractmethod
-    def after_gradients(self, samples: int, global_samples: int) -> None:
-        """This rank has the gradients of its `samples` of the batch's `global_samples`."""
-
-    @abstractmethod
-    def after_batch(self, samples: int, global_samples: int) -> bool:
-        """This rank has made its step; whether all ranks now hold the same parameters and state."""
-
-    @abstractmethod
-    def end_of_epoch(self) -> None:
-        """Leave all ranks with the same parameters, batch-norm statistics and optimizer state."""
-
-
-class GradientAveraging(Averaging):
-    """Gradients are averaged before every step, weighted by samples: N ranks with batches of b make the
-    steps of one rank with batches of N b. Batch-norm statistics are averaged after it."""
-
-    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
-        super().__init__(world, model, meeting)
-        self.averages_gradients = world.size > 1
-
-    def after_gradients(self, samples: int, global_samples: int) -> None:
-        self.meeting.meet()
-        if self.averages_gradients:
-            if samples == 0:
-                self.model.gradient_vector.fill(0)
-            average(self.world, [self.model.gradient_vector], samples, global_samples)
-
-    def after_batch(self, samples: int, global_samples: int) -> bool:
-        average(self.world, [self.model.statistics_vector], samples, global_samples)
-        return True
-
-    def end_of_epoch(self) -> None:
-        self.meeting.meet()
-
-
-class FixedPeriodAveraging(Averaging):
-    """Each rank steps alone; every `period` batches and at the end of an epoch parameters, batch-norm
-    statistics and optimizer state are averaged, weighted by the samples that each rank has seen since the
-    last time.
-
-    EDDL's method FIXED; local SGD (Stich, 2019).
-    """
-
-    def __init__(self, world: World, model: Model, meeting: Meeting, period: int) -> None:
-        super().__init__(world, model, meeting)
-        self.period = period
-        self.batches = 0
-        self.samples = 0
-        self.global_samples = 0
-
-    def after_gradients(self, samples: int, global_samples: int) -> None:
-        pass
-
-    def after_batch(self, samples: int, global_samples: int) -> bool:
-        self.batches += 1
-        self.samples += samples
-        self.global_samples += global_samples
-        if self.batches == self.period:
-            self.meeting.meet()
-            self.average_all()
-        elif self.world.size == 1:
-            self.meeting.meet()
-            return True
-        return self.batches == 0
-
-    def end_of_epoch(self) -> None:
-        self.meeting.meet()
-        if self.batches:
-            self.average_all()
-
-    def average_all(self) -> None:
-        optimizer = self.model.optimizer
-        state = optimizer.state_vector if optimizer is not None else np.empty(0, np.float32)
-        vectors = [self.model.parameter_vector, self.model.statistics_vector, state]
-        average(self.world, vectors, self.samples, self.global_samples)
-        self.batches = self.samples = self.global_samples = 0
-
-
-class Method(Document):
+class Method(Document, ABC):
     """What all methods share.
 
     Attributes:
         batch: `multiply`: every rank takes `batch_size` samples, so the global batch grows with the ranks;
             `divide`: the ranks share `batch_size`.
+        scale_learning_rate: with the ranks: `linear` (Goyal et al., 2017) or `square_root` (Krizhevsky,
+            2014) for a global batch that grows; `schedule.warmup_epochs` eases it in.
     """
 
     batch: Literal["multiply", "divide"] = "multiply"
+    scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
+
+    def learning_rate_factor(self, ranks: int) -> float:
+        """What the experiment's learning rate is multiplied by."""
+        return {"none": 1.0, "linear": float(ranks), "square_root": math.sqrt(ranks)}[
+            self.scale_learning_rate
+        ]
+
+    @abstractmethod
+    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+        """The method on this rank."""
 
 
 class Gradient(Method):
@@ -165,17 +49,241 @@ class Gradient(Method):
     method: Literal["gradient"] = "gradient"
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+        from dhhpc.training.averaging import GradientAveraging
+
         return GradientAveraging(world, model, meeting)
 
 
-class FixedPeriod(Method):
-    """See `FixedPeriodAveraging`; `period` in batches."""
+class Periodic(Method):
+    """See `PeriodicAveraging`.
+
+    Attributes:
+        optimizer_state: `average`, or `keep`: every rank has its own.
+    """
+
+    optimizer_state: Literal["average", "keep"] = "average"
+
+    @abstractmethod
+    def choice(self) -> Period:
+        """How the period is chosen."""
+
+    def combination(self, model: Model, ranks: int) -> Combination:
+        from dhhpc.training.combinations import Combination
+
+        return Combination(model)
+
+    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+        from dhhpc.training.averaging import PeriodicAveraging
+
+        averages_optimizer = self.optimizer_state == "average"
+        combination = self.combination(model, world.size)
+        return PeriodicAveraging(world, model, meeting, self.choice(), combination, averages_optimizer)
+
+
+class FixedPeriod(Periodic):
+    """`period` in batches."""
 
     method: Literal["fixed"]
     period: pydantic.PositiveInt = 8
 
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Fixed
+
+        return Fixed(self.period)
+
+
+class ChangingPeriod(Periodic):
+    """A period, in batches, that changes every `every_epochs` between the first and the `longest`."""
+
+    period: pydantic.PositiveInt = 1
+    longest: pydantic.PositiveInt = 64
+    every_epochs: pydantic.PositiveInt = 1
+
+    @pydantic.model_validator(mode="after")
+    def check_order(self) -> Self:
+        if self.longest < self.period:
+            raise ValueError(f"longest {self.longest} is below period {self.period}; raise it")
+        return self
+
+
+class IncreasingPeriod(ChangingPeriod):
+    """See `periods.Increasing`."""
+
+    method: Literal["increasing"]
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Increasing
+
+        return Increasing(self.period, self.longest, self.every_epochs)
+
+
+class SawtoothPeriod(ChangingPeriod):
+    """See `periods.Sawtooth`."""
+
+    method: Literal["sawtooth"]
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Sawtooth
+
+        return Sawtooth(self.period, self.longest, self.every_epochs)
+
+
+class NegativeSawtoothPeriod(ChangingPeriod):
+    """See `periods.NegativeSawtooth`; `period` is the shortest."""
+
+    method: Literal["negative-sawtooth"]
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import NegativeSawtooth
+
+        return NegativeSawtooth(self.period, self.longest, self.every_epochs)
+
+
+class AutoTimePeriod(ChangingPeriod):
+    """See `periods.AutoTime`.
+
+    Attributes:
+        gain: by which share of its time an epoch must get shorter for the doubled period to stay.
+    """
+
+    method: Literal["auto-time"]
+    gain: float = pydantic.Field(default=0.05, gt=0, lt=1)
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import AutoTime
+
+        return AutoTime(self.period, self.longest, self.every_epochs, self.gain)
+
+
+class LimitedOverhead(Periodic):
+    """See `periods.LimitOverhead`.
+
+    Attributes:
+        period: of the first epoch, in batches.
+        longest: the period is at most this.
+        share: of the time that communication may take.
+    """
+
+    method: Literal["limit-overhead"]
+    period: pydantic.PositiveInt = 1
+    longest: pydantic.PositiveInt = 1024
+    share: float = pydantic.Field(default=0.1, gt=0, lt=1)
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import LimitOverhead
+
+        return LimitOverhead(self.period, self.longest, self.share)
+
+
+class LocalSGD(Periodic):
+    """Gradients are averaged until `switch_epoch`; then parameters, every `period` batches.
+
+    Attributes:
+        warmup_epochs: after the switch, over which the period rises from 1.
+    """
+
+    method: Literal["local-sgd"]
+    period: pydantic.PositiveInt = 8
+    switch_epoch: pydantic.NonNegativeInt = 0
+    warmup_epochs: pydantic.NonNegativeInt = 0
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import SlowStart
+
+        return SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
+
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        return FixedPeriodAveraging(world, model, meeting, self.period)
+        from dhhpc.training.averaging import GradientAveraging, SwitchedAveraging
+
+        then = super().create(world, model, meeting)
+        return SwitchedAveraging(GradientAveraging(world, model, meeting), then, self.switch_epoch)
 
 
-Parallel = Annotated[Gradient | FixedPeriod, pydantic.Field(discriminator="method")]
+class BlockMomentum(Periodic):
+    """See `combinations.BlockMomentum`; every `period` batches.
+
+    Attributes:
+        momentum: of the steps from mean to mean; unless given 1 - 1/ranks.
+        step: what a step is multiplied by.
+        nesterov: whether ranks go on from where the momentum will take them.
+    """
+
+    method: Literal["block-momentum"]
+    period: pydantic.PositiveInt = 8
+    momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
+    step: pydantic.PositiveFloat = 1.0
+    nesterov: bool = True
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Fixed
+
+        return Fixed(self.period)
+
+    def combination(self, model: Model, ranks: int) -> Combination:
+        from dhhpc.training import combinations
+
+        momentum = 1 - 1 / ranks if self.momentum is None else self.momentum
+        return combinations.BlockMomentum(model, momentum, self.step, self.nesterov)
+
+
+class Elastic(Periodic):
+    """See `combinations.Elastic`; every `period` batches.
+
+    Attributes:
+        moving_rate: of ranks towards the centre, times the number of ranks; 0.9 in the paper.
+    """
+
+    method: Literal["elastic"]
+    period: pydantic.PositiveInt = 8
+    moving_rate: float = pydantic.Field(default=0.9, gt=0, le=1)
+    optimizer_state: Literal["average", "keep"] = "keep"
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Fixed
+
+        return Fixed(self.period)
+
+    def combination(self, model: Model, ranks: int) -> Combination:
+        from dhhpc.training import combinations
+
+        return combinations.Elastic(model, self.moving_rate / ranks, ranks)
+
+
+class DiLoCo(Periodic):
+    """See `combinations.OuterOptimizer`; every `period` batches, counted over the ends of epochs.
+
+    Attributes:
+        outer_learning_rate, outer_momentum: of the outer step; the paper's are 0.7 and 0.9.
+    """
+
+    method: Literal["diloco"]
+    period: pydantic.PositiveInt = 100
+    outer_learning_rate: pydantic.PositiveFloat = 0.7
+    outer_momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    optimizer_state: Literal["average", "keep"] = "keep"
+
+    def choice(self) -> Period:
+        from dhhpc.training.periods import Fixed
+
+        return Fixed(self.period)
+
+    def combination(self, model: Model, ranks: int) -> Combination:
+        from dhhpc.training import combinations
+
+        return combinations.OuterOptimizer(model, self.outer_learning_rate, self.outer_momentum)
+
+
+Parallel = Annotated[
+    Gradient
+    | FixedPeriod
+    | IncreasingPeriod
+    | SawtoothPeriod
+    | NegativeSawtoothPeriod
+    | AutoTimePeriod
+    | LimitedOverhead
+    | LocalSGD
+    | BlockMomentum
+    | Elastic
+    | DiLoCo,
+    pydantic.Field(discriminator="method"),
+]

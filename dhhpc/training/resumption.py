@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dhhpc.eddl import Model
+from dhhpc.eddl.graph import Array
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
+from dhhpc.training.averaging import Averaging
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 from dhhpc.training.experiment import Experiment, differences
 from dhhpc.training.run_record import RECORD, RunRecord, read_run
@@ -23,11 +28,16 @@ def take_up(
     folder: CheckpointFolder,
     experiment: Experiment,
     model: Model,
+    method: Averaging,
     world: World,
     global_batch: int,
     warn: Callable[[str], None],
 ) -> tuple[dict[str, Any], Checkpoint | None]:
-    """Load the run in `record.folder` into `model`, on every rank alike. Only rank 0 reads.
+    """Load the run in `record.folder` into `model` and `method`, on every rank.
+
+    What all ranks agree upon is read by rank 0 alone, what each has of its own by itself. On another number
+    of ranks nobody has anything of its own: all go on from what was agreed upon, with the mean of what the
+    optimizers of the ranks remembered.
 
     Args:
         global_batch: samples a batch over all ranks now; `Checkpoint.batch` is converted to it.
@@ -41,7 +51,7 @@ def take_up(
         DhhpcError: the run there is another experiment, or the checkpoint lies inside an epoch at a place
             that these ranks do not meet.
     """
-    problem, kept, checkpoint = None, {}, None
+    problem, kept = None, {}
     if world.rank == 0:
         try:
             if (record.folder / RECORD).exists():
@@ -49,17 +59,17 @@ def take_up(
                 for key in check_same(record, earlier, experiment):
                     warn(f"{record.folder}: the run there failed; going on with another {key}")
                 kept = {"started": earlier["started"], "resumed": earlier["resumed"] + 1}
-            checkpoint = folder.newest(warn)
-            if checkpoint is not None:
-                model.load_state(checkpoint.state, str(folder.folder / checkpoint.name))
-                checkpoint.state = {}
         except DhhpcError as error:
             problem = str(error)
-    problem, kept, checkpoint = world.broadcast_object((problem, kept, checkpoint))
+    problem, kept, paths = world.broadcast_object((problem, kept, folder.descriptions()))
     if problem:
         raise DhhpcError(problem)
+    checkpoint = None
+    for path in reversed(paths):
+        checkpoint = load(folder, path, model, method, world, warn)
+        if checkpoint is not None:
+            break
     if checkpoint is not None:
-        share_model(model, world)
         seen = checkpoint.batch * checkpoint.global_batch
         if seen % global_batch:
             raise DhhpcError(
@@ -71,6 +81,76 @@ def take_up(
     return kept, checkpoint
 
 
+def load(
+    folder: CheckpointFolder,
+    path: Path,
+    model: Model,
+    method: Averaging,
+    world: World,
+    warn: Callable[[str], None],
+) -> Checkpoint | None:
+    """One checkpoint into the model and method of every rank; None, and a warning, if it is damaged.
+
+    Raises:
+        DhhpcError: it is that of another network.
+    """
+    damage, problem = None, None
+    checkpoint: Checkpoint | None = None
+    state: dict[str, Array] = {}
+    own: dict[str, Array] = {}
+    if world.rank == 0:
+        try:
+            checkpoint = folder.load(path)
+            state, checkpoint.state = checkpoint.state, {}
+            if checkpoint.parts and checkpoint.ranks != world.size:
+                state |= mean_optimizer(folder, checkpoint)
+        except DhhpcError as error:
+            damage, checkpoint = str(error), None
+    checkpoint = world.broadcast_object(checkpoint)
+    if checkpoint is not None and checkpoint.parts and checkpoint.ranks == world.size:
+        try:
+            own = folder.load_own(checkpoint, world.rank)
+        except DhhpcError as error:
+            damage = str(error)
+    damages = [line for line in world.allgather_object(damage) if line]
+    if damages:
+        warn(f"{damages[0]}; going on from the checkpoint before it")
+        return None
+    if world.rank == 0:
+        try:
+            model.load_state(state, str(path))
+        except DhhpcError as error:
+            problem = str(error)
+    problem = world.broadcast_object(problem)
+    if problem:
+        raise DhhpcError(problem)
+    share_model(model, world)
+    method.begin()
+    for name, array in method.remembered().items():
+        if world.rank == 0:
+            array[...] = state[f"averaging/{name}"]
+        world.broadcast(array)
+    if own:
+        method.load_own_state(own)
+    return checkpoint
+
+
+def mean_optimizer(folder: CheckpointFolder, checkpoint: Checkpoint) -> dict[str, Array]:
+    """The mean of what the optimizers of a checkpoint's ranks remembered.
+
+    Raises:
+        DhhpcError: a rank's file is damaged.
+    """
+    name = "optimizer/state"
+    total: Array | None = None
+    for rank in range(checkpoint.ranks):
+        own = folder.load_own(checkpoint, rank)
+        if name not in own:
+            return {}
+        total = own[name].astype(np.float64) + (0 if total is None else total)
+    return {} if total is None else {name: (total / checkpoint.ranks).astype(np.float32)}
+
+
 def share_model(model: Model, world: World) -> None:
     """Give every rank the parameters, statistics and optimizer state of rank 0."""
     optimizer = model.optimizer
@@ -78,7 +158,8 @@ def share_model(model: Model, world: World) -> None:
     for vector in (model.parameter_vector, model.statistics_vector, optimizer.state_vector):
         if vector.size:
             world.broadcast(vector)
-    optimizer.step_count = world.broadcast_object(optimizer.step_count)
+    shared = world.broadcast_object((optimizer.step_count, model.randomness.seed))
+    optimizer.step_count, model.randomness.seed = shared
 
 
 def check_same(record: RunRecord, earlier: dict[str, Any], experiment: Experiment) -> list[str]:

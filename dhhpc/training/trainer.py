@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dhhpc.data.loader import Loader
-from dhhpc.data.shards import ShardSet
 from dhhpc.eddl import NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
@@ -22,49 +19,19 @@ from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment
+from dhhpc.training.meeting import Meeting
 from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
-from dhhpc.training.parallel import Meeting
+from dhhpc.training.preparation import check, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
+from dhhpc.training.stopping import Stopped, stopping_on_signals
 
 Listener = Callable[[str, dict[str, Any]], None]
 
 
-class Stopped(SystemExit):
-    """The run was asked to stop by a signal and has written a checkpoint: no failure, it can be resumed.
-
-    Left alone it ends the process with 75 (EX_TEMPFAIL of sysexits.h), on which job scripts requeue.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(75)
-
-
 def ignore(event: str, values: dict[str, Any]) -> None:
     """A listener that does nothing."""
-
-
-def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet:
-    """Everything that can be checked before training; returns the shards.
-
-    Raises:
-        DhhpcError: shards are missing or damaged, the network does not fit them, there are fewer training
-            samples than ranks, or the batch cannot be divided.
-    """
-    shards = ShardSet(experiment.data.shards)
-    count = shards.count("training") * (experiment.data.patch.per_image if experiment.data.patch else 1)
-    if count < ranks:
-        raise DhhpcError(
-            f"{experiment.data.shards}: {count} training samples for {ranks} ranks; start at most {count} "
-            f"ranks or preprocess more images"
-        )
-    batch_size = experiment.rank_batch_size(ranks)
-    Loader(shards, "training", batch_size, 0, ranks, patch=experiment.data.patch)
-    create_network(experiment, shards, create).build(
-        experiment.optimizer.create(), [experiment.loss], experiment.metrics, seed=None
-    )
-    return shards
 
 
 def train(
@@ -91,7 +58,7 @@ def train(
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
     trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
-    with trainer.stopping_on_signals():
+    with stopping_on_signals(trainer.meeting):
         return trainer.run(resume)
 
 
@@ -129,12 +96,15 @@ class Trainer:
         )
         self.meeting = Meeting(world)
         self.method = experiment.parallel.create(world, self.model, self.meeting)
+        self.base_rate = experiment.optimizer.learning_rate * experiment.parallel.learning_rate_factor(
+            world.size
+        )
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
         self.epoch, self.batch = 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.seconds = {"data": 0.0, "compute": 0.0}
-        self.warmup_seconds = self.warm_up()
+        self.warmup_seconds = warm_up(self.model, self.loader, world)
         self.started = time.perf_counter()
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -197,6 +167,7 @@ class Trainer:
             self.folder,
             self.experiment,
             self.model,
+            self.method,
             self.world,
             self.batch_size * self.world.size,
             self.warn,
@@ -213,9 +184,12 @@ class Trainer:
         """The rest of the current epoch, then validation and a checkpoint."""
         epoch, first = self.epoch, self.batch
         before = self.clock()
+        messages, bytes_sent = self.world.messages, self.world.bytes_sent
+        self.method.begin_epoch(epoch, self.history)
         epoch_started = time.perf_counter()
         self.train_batches()
-        self.method.end_of_epoch()
+        self.method.end_of_epoch(last=epoch + 1 == self.experiment.epochs)
+        messages, bytes_sent = self.world.messages - messages, self.world.bytes_sent - bytes_sent
         totals = self.sums.copy()
         self.world.allreduce_sum(totals)
         mine = {name: value - before[name] for name, value in self.clock().items()}
@@ -230,12 +204,18 @@ class Trainer:
             "learning_rate": self.optimizer.learning_rate,
             "seconds": round(seconds, 4),
             "samples_per_second": round(samples / seconds, 3),
+            "batches": self.loader.batches_per_epoch - first,
+            "period": self.method.period,
+            "averagings": self.method.averagings,
+            "messages": messages,
+            "bytes_sent": bytes_sent,
             "ranks": [{name: round(value, 4) for name, value in part.items()} for part in by_rank],
         }
         if self.shards.count("validation"):
             started = time.perf_counter()
             try:
-                validation = evaluate(self.model, self.shards, "validation", self.world)
+                with self.method.agreed():
+                    validation = evaluate(self.model, self.shards, "validation", self.world)
             except NotFiniteError as error:
                 raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
             record["validation"] = without_details(validation)
@@ -256,7 +236,6 @@ class Trainer:
         """The batches of the current epoch from `self.batch` on."""
         loader, model = self.loader, self.model
         batches = loader.epoch(self.epoch, self.batch)
-        base_rate = self.experiment.optimizer.learning_rate
         averages_gradients = self.method.averages_gradients
         while True:
             started = time.perf_counter()
@@ -269,7 +248,7 @@ class Trainer:
             # A batch takes the value at its end, so a warm-up does not begin with 0.
             position = self.epoch + (self.batch + 1) / loader.batches_per_epoch
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
-            self.optimizer.learning_rate = base_rate * factor
+            self.optimizer.learning_rate = self.base_rate * factor
             loss, stepped = 0.0, False
             if samples:
                 try:
@@ -291,13 +270,13 @@ class Trainer:
             elif not stepped:
                 self.optimizer.step_count += 1  # as on the ranks that had samples
             self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
-            same_everywhere = self.method.after_batch(samples, batch.global_count)
+            met = self.method.after_batch(samples, batch.global_count)
             self.batch += 1
             self.listen(
                 "batch",
                 {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches_per_epoch, "loss": loss},
             )
-            if same_everywhere and self.meeting.stop_agreed and self.batch < loader.batches_per_epoch:
+            if met and self.meeting.stop_agreed and self.batch < loader.batches_per_epoch:
                 self.save_checkpoint()
                 self.stop()
 
@@ -321,39 +300,7 @@ class Trainer:
         self.record.event("end", seconds=round(self.total_seconds(), 3))
         self.listen("end", {"seconds": self.total_seconds(), "folder": self.record.folder})
 
-    def warm_up(self) -> float:
-        """Make one step and one prediction on nothing, and take them back; returns the seconds.
-
-        The kernels are compiled here, outside of totm, and by rank 0 before the others, which then find
-        them in the cache.
-        """
-        started = time.perf_counter()
-        for turn in (True, False):
-            if (self.world.rank == 0) is turn:
-                before = self.model.state()
-                count, sample = self.batch_size, self.loader.sample_shape
-                images = np.zeros((count, *sample), np.float32)
-                outputs = self.model.predict([images])
-                self.model.train_batch([images], [np.zeros_like(output) for output in outputs])
-                self.model.load_state(before)
-            self.world.barrier()
-        return time.perf_counter() - started
-
     # -- parts ---------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def stopping_on_signals(self) -> Iterator[None]:
-        """While inside, SIGTERM and SIGUSR1 ask for a checkpoint at the next averaging, and the end."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.meeting.stop_requested = True
-
-        handlers = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def stop(self) -> None:
         values = {"epoch": self.epoch, "batch": self.batch}
@@ -363,23 +310,30 @@ class Trainer:
         raise Stopped
 
     def save_checkpoint(self) -> None:
-        """Rank 0 writes a checkpoint at the current position; all ranks hold the same state here."""
+        """Rank 0 writes what all agree upon at the current position, each rank what is its own."""
         self.check_state()
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
+        own = self.method.own_state()
+        with self.method.agreed():
+            state = self.model.state()
+        state |= {f"averaging/{name}": array for name, array in self.method.remembered().items()}
+        names = ["samples", "loss", *self.experiment.metrics]
+        checkpoint = Checkpoint(
+            epoch=self.epoch,
+            batch=self.batch,
+            ranks=self.world.size,
+            global_batch=self.batch_size * self.world.size,
+            state=state,
+            history=self.history,
+            sums=dict(zip(names, sums.tolist(), strict=True)) if self.batch else {},
+            seconds=self.total_seconds(),
+            score=self.score() if self.batch == 0 else None,
+        )
+        written = self.folder.save_own(checkpoint, self.world.rank, own) if own else None
+        parts = self.world.gather_object(written)
         if self.world.rank == 0:
-            names = ["samples", "loss", *self.experiment.metrics]
-            checkpoint = Checkpoint(
-                epoch=self.epoch,
-                batch=self.batch,
-                ranks=self.world.size,
-                global_batch=self.batch_size * self.world.size,
-                state=self.model.state(),
-                history=self.history,
-                sums=dict(zip(names, sums.tolist(), strict=True)) if self.batch else {},
-                seconds=self.total_seconds(),
-                score=self.score() if self.batch == 0 else None,
-            )
+            checkpoint.parts = [part for part in parts or [] if part]
             path = self.folder.save(checkpoint)
             self.record.event("checkpoint", file=path.name, score=checkpoint.score)
             self.listen("checkpoint", {"path": path})

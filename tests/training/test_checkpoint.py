@@ -19,8 +19,8 @@ def names(folder):
 def test_round_trip(tmp_path):
     folder = CheckpointFolder(tmp_path)
     folder.save(checkpoint(4, 0.25, batch=7))
-    found = folder.newest(pytest.fail)
-    assert found is not None
+    (path,) = folder.descriptions()
+    found = folder.load(path)
     assert (found.epoch, found.batch, found.ranks, found.global_batch) == (4, 7, 2, 8)
     assert (found.history, found.sums, found.seconds, found.score) == (
         [{"loss": 0.5}],
@@ -44,9 +44,8 @@ def test_keeps_the_newest_and_the_best(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "description"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     folder = CheckpointFolder(tmp_path)
-    folder.save(checkpoint(1))
     path = folder.save(checkpoint(2))
     content = bytearray(path.read_bytes())
     if damage == "truncated":
@@ -58,18 +57,29 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, damag
         path.unlink()
     else:
         path.with_suffix(".json").write_text("{")
-    heard: list[str] = []
-    found = folder.newest(heard.append)
-    assert found is not None
-    assert found.epoch == 1
-    assert len(heard) == 1
-    assert path.stem in heard[0]
-    assert "going on from the checkpoint before it" in heard[0]
+    with pytest.raises(DhhpcError, match=path.stem):
+        folder.load(path.with_suffix(".json"))
+
+
+def test_what_ranks_hold_of_their_own(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    for epoch in (1, 2):
+        saved = checkpoint(epoch)
+        own = [{"optimizer/state": np.full(3, epoch + rank, np.float32)} for rank in range(2)]
+        saved.parts = [folder.save_own(saved, rank, state) for rank, state in enumerate(own)]
+        folder.save(saved)
+    (path,) = folder.descriptions()
+    found = folder.load(path)
+    assert [folder.load_own(found, rank)["optimizer/state"][0] for rank in range(2)] == [2, 3]
+    assert len(list(tmp_path.iterdir())) == 4  # nothing is left of the first one
+    (tmp_path / found.parts[1]["arrays"]).write_bytes(b"")
+    with pytest.raises(DhhpcError, match=r"rank-00001.npz: the checkpoint is damaged"):
+        folder.load_own(found, 1)
 
 
 def test_without_checkpoints_there_is_none(tmp_path):
     folder = CheckpointFolder(tmp_path / "none")
-    assert folder.newest(pytest.fail) is None
+    assert folder.descriptions() == []
     assert folder.best() is None
 
 

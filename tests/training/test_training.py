@@ -214,6 +214,29 @@ DIVERGING = {
 HUGE = {"name": "sgd", "learning_rate": 3e38, "weight_decay": 3e38}
 
 
+@pytest.mark.parametrize("damage", ["arrays", "description"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(discs, tmp_path, damage):
+    whole = run(discs, tmp_path / "whole", epochs=3)
+    record = run(discs, tmp_path / "run", epochs=2)
+    newest = CheckpointFolder(record.checkpoints).descriptions()[-1]
+    if damage == "arrays":
+        newest = newest.with_suffix(".npz")
+    newest.write_bytes(newest.read_bytes()[:100])
+    heard = []
+    document = synthetic.experiment_document(discs, tmp_path / "run", epochs=3)
+    resumed = train(
+        Experiment.model_validate(document),
+        World(),
+        zoo.create,
+        resume=True,
+        listen=lambda event, values: heard.append(values["message"]) if event == "warning" else None,
+    )
+    assert_identical(parameters(whole), parameters(resumed))
+    (line,) = heard
+    assert newest.stem in line
+    assert line.endswith("; going on from the checkpoint before it")
+
+
 def test_a_loss_that_is_no_number_names_epoch_batch_and_layer(discs, tmp_path):
     with pytest.raises(DhhpcError, match=r"epoch 1, batch \d+: the loss is (nan|inf): ") as caught:
         run(discs, tmp_path / "run", epochs=20, **DIVERGING)

@@ -1,0 +1,236 @@
+"""How ranks learn together: by gradients before every step, or by parameters after some."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from dhhpc.eddl import Model
+from dhhpc.eddl.graph import Array
+from dhhpc.mpi import World, average
+from dhhpc.training.combinations import Combination
+from dhhpc.training.meeting import Meeting
+from dhhpc.training.periods import History, Period
+
+COUNTERS = "averaging/counters"
+
+
+class Averaging(ABC):
+    """What a method does between the batches of one rank.
+
+    Where gradients are averaged, each rank calls `after_gradients` for every global batch once its gradients
+    are there (also when its part of the batch was empty), and then updates its parameters. Else it trains on
+    its part, if there is one, and calls `after_gradients` too. Both then call `after_batch`.
+
+    Attributes:
+        averages_gradients: whether the gradients are needed before the step, in this epoch.
+        period: batches from one averaging to the next, in this epoch.
+        averagings: how many there were in this epoch.
+    """
+
+    averages_gradients = False
+
+    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
+        self.world, self.model, self.meeting = world, model, meeting
+        self.period, self.averagings = 1, 0
+
+    def begin(self) -> None:  # noqa: B027 - most methods have nothing to do
+        """All ranks hold the same model: at the start, and when a run is taken up."""
+
+    def begin_epoch(self, epoch: int, history: History) -> None:
+        """An epoch, from 0, or the rest of one; history: the records of those before."""
+        self.averagings = 0
+
+    @abstractmethod
+    def after_gradients(self, samples: int, global_samples: int) -> None:
+        """This rank has the gradients of its `samples` of the batch's `global_samples`."""
+
+    @abstractmethod
+    def after_batch(self, samples: int, global_samples: int) -> bool:
+        """This rank has made its step; whether the ranks have met, so that a checkpoint may be written."""
+
+    @abstractmethod
+    def end_of_epoch(self, last: bool) -> None:
+        """The ranks meet. After the last epoch all must hold the same model."""
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """While inside, the model is the one that all ranks have agreed upon, alike on all of them."""
+        yield
+
+    def remembered(self) -> dict[str, Array]:
+        """By name, the arrays that go into a checkpoint beside the model, alike on all ranks."""
+        return {}
+
+    def own_state(self) -> dict[str, Array]:
+        """What goes into a checkpoint for this rank alone, in place of what has been agreed upon."""
+        return {}
+
+    def load_own_state(self, state: dict[str, Array]) -> None:
+        """Take over what `own_state` returned."""
+        self.model.load_state(self.model.state() | state)
+
+
+class GradientAveraging(Averaging):
+    """Gradients are averaged before every step, weighted by samples: N ranks with batches of b make the
+    steps of one rank with batches of N b. Batch-norm statistics are averaged after it."""
+
+    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
+        super().__init__(world, model, meeting)
+        self.averages_gradients = world.size > 1
+
+    def after_gradients(self, samples: int, global_samples: int) -> None:
+        self.meeting.meet()
+        if self.averages_gradients:
+            if samples == 0:
+                self.model.gradient_vector.fill(0)
+            average(self.world, [self.model.gradient_vector], samples, global_samples)
+
+    def after_batch(self, samples: int, global_samples: int) -> bool:
+        average(self.world, [self.model.statistics_vector], samples, global_samples)
+        self.averagings += 1
+        return True
+
+    def end_of_epoch(self, last: bool) -> None:
+        self.meeting.meet()
+
+
+class PeriodicAveraging(Averaging):
+    """Each rank steps alone; every `period` batches the ranks combine their parameters and average batch-norm
+    statistics and, unless each keeps its own, the optimizer's state, weighted by the samples that each rank
+    has seen since the last time.
+
+    They do so at the end of an epoch too, unless the combination tells what they have agreed upon before.
+
+    Local SGD (Stich, 2019).
+    """
+
+    def __init__(
+        self,
+        world: World,
+        model: Model,
+        meeting: Meeting,
+        choice: Period,
+        combination: Combination,
+        averages_optimizer: bool,
+    ) -> None:
+        super().__init__(world, model, meeting)
+        self.choice, self.combination = choice, combination
+        self.averages_optimizer = averages_optimizer
+        self.batches = self.samples = self.global_samples = 0
+
+    def begin(self) -> None:
+        self.combination.begin()
+        self.batches = self.samples = self.global_samples = 0
+
+    def begin_epoch(self, epoch: int, history: History) -> None:
+        super().begin_epoch(epoch, history)
+        # Times differ between ranks, so one of them decides.
+        self.period = self.world.broadcast_object(self.choice.batches(epoch, history))
+
+    def after_gradients(self, samples: int, global_samples: int) -> None:
+        pass
+
+    def after_batch(self, samples: int, global_samples: int) -> bool:
+        self.batches += 1
+        self.samples += samples
+        self.global_samples += global_samples
+        if self.batches >= self.period:
+            self.meeting.meet()
+            self.average_all()
+            return True
+        if self.world.size == 1:
+            self.meeting.meet()
+            return True
+        return False
+
+    def end_of_epoch(self, last: bool) -> None:
+        self.meeting.meet()
+        agreed = self.combination.agreed
+        if self.batches and (last or agreed is None):
+            self.average_all()
+        if last and agreed is not None:
+            self.model.parameter_vector[:], self.model.statistics_vector[:] = agreed
+
+    def average_all(self) -> None:
+        vectors = [self.model.statistics_vector]
+        if self.averages_optimizer and self.model.optimizer is not None:
+            vectors.append(self.model.optimizer.state_vector)
+        average(self.world, vectors, self.samples, self.global_samples)
+        self.combination.combine(lambda v: average(self.world, [v], self.samples, self.global_samples))
+        self.batches = self.samples = self.global_samples = 0
+        self.averagings += 1
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        if self.combination.agreed is None:
+            yield
+            return
+        held = [self.model.parameter_vector, self.model.statistics_vector]
+        own = [vector.copy() for vector in held]
+        for vector, agreed in zip(held, self.combination.agreed, strict=True):
+            vector[:] = agreed
+        try:
+            yield
+        finally:
+            for vector, kept in zip(held, own, strict=True):
+                vector[:] = kept
+
+    def remembered(self) -> dict[str, Array]:
+        return self.combination.remembered
+
+    def own_state(self) -> dict[str, Array]:
+        state = self.model.state()
+        if self.world.size == 1 and type(self.combination) is Combination:
+            return {}  # averaging changes nothing
+        if self.batches or self.combination.ranks_differ:
+            return state | {COUNTERS: np.array([self.batches, self.samples, self.global_samples], np.int64)}
+        if not self.averages_optimizer and "optimizer/state" in state:
+            return {"optimizer/state": state["optimizer/state"]}
+        return {}
+
+    def load_own_state(self, state: dict[str, Array]) -> None:
+        if COUNTERS in state:
+            self.batches, self.samples, self.global_samples = map(int, state[COUNTERS])
+        super().load_own_state(state)
+
+
+class SwitchedAveraging(Averaging):
+    """One method in the first epochs, then another. Post-local SGD (Lin et al., 2020) where the first one
+    averages gradients."""
+
+    def __init__(self, first: Averaging, then: Averaging, switch_epoch: int) -> None:
+        super().__init__(first.world, first.model, first.meeting)
+        self.first, self.then, self.switch_epoch = first, then, switch_epoch
+        self.current = first
+
+    def begin(self) -> None:
+        self.first.begin()
+        self.then.begin()
+
+    def begin_epoch(self, epoch: int, history: History) -> None:
+        self.current = self.first if epoch < self.switch_epoch else self.then
+        self.current.begin_epoch(epoch, history)
+        self.averages_gradients = self.current.averages_gradients
+        self.period = self.current.period
+
+    def after_gradients(self, samples: int, global_samples: int) -> None:
+        self.current.after_gradients(samples, global_samples)
+
+    def after_batch(self, samples: int, global_samples: int) -> bool:
+        met = self.current.after_batch(samples, global_samples)
+        self.averagings = self.current.averagings
+        return met
+
+    def end_of_epoch(self, last: bool) -> None:
+        self.current.end_of_epoch(last)
+        self.averagings = self.current.averagings
+
+    def own_state(self) -> dict[str, Array]:
+        return self.current.own_state()
+
+    def load_own_state(self, state: dict[str, Array]) -> None:
+        self.then.load_own_state(state)
