@@ -15,6 +15,21 @@ from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 Array = np.ndarray[Any, Any]
 
 
+class Question:
+    """A maximum over the ranks that is on its way; see `World.ask_max`."""
+
+    def __init__(self, array: Array, request: Any) -> None:
+        self.array, self._request = array, request
+
+    def answered(self) -> bool:
+        """Whether `array` holds the maximum by now."""
+        return bool(self._request.Test())
+
+    def wait(self) -> None:
+        """Until `array` holds the maximum."""
+        self._request.Wait()
+
+
 class World:
     """All ranks of this run, and this process among them.
 
@@ -35,6 +50,7 @@ class World:
         self._communicator = communicator
         # Failing ranks speak on a communicator of their own, past any collective that others wait in.
         self.failure_communicator: Any = communicator.Dup() if communicator is not None else None
+        self._asking: Any = communicator.Dup() if communicator is not None else None
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
@@ -73,6 +89,19 @@ class World:
         started = time.perf_counter()
         self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
         self._count(array.nbytes, started)
+
+    def ask_max(self, array: Array) -> Question:
+        """Begin to replace `array` by its element-wise maximum, without waiting for other ranks.
+
+        All ranks must ask the same questions in the same order; other collectives may come in between.
+        In a world of one there is nobody to ask.
+        """
+        from mpi4py import MPI
+
+        started = time.perf_counter()
+        question = Question(array, self._asking.Iallreduce(MPI.IN_PLACE, array, op=MPI.MAX))
+        self._count(array.nbytes, started)
+        return question
 
     def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
         """Replace float `array` by its mean over the ranks, weighted by each rank's `weight` (not negative).

@@ -142,9 +142,6 @@ class PeriodicAveraging(Averaging):
             self.meeting.meet()
             self.average_all()
             return True
-        if self.world.size == 1:
-            self.meeting.meet()
-            return True
         return False
 
     def end_of_epoch(self, last: bool) -> None:

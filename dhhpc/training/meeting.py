@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
+from dhhpc.mpi.world import Question
 
 
 class Meeting:
@@ -15,10 +18,15 @@ class Meeting:
     request to stop (a signal may reach one rank only), and stops all ranks when one has met a loss that is
     no number, before it is averaged into the others.
 
+    Between meetings ranks ask each other after every batch, without waiting for the answer. When one has
+    news, they agree on a batch that none has passed yet, and meet after it.
+
     Attributes:
         stop_requested: set by this rank.
         stop_agreed: set on every rank by the first meeting after a request.
         trouble: set by a rank that cannot go on; one line.
+        batches: that this rank has trained on, for all of them to count alike.
+        due: the number of batches after which all ranks meet because one has news; None without any.
         wait_seconds: spent waiting for other ranks; part of the world's `seconds`.
     """
 
@@ -27,7 +35,19 @@ class Meeting:
         self.stop_requested = False
         self.stop_agreed = False
         self.trouble: str | None = None
+        self.batches = 0
+        self.due: int | None = None
         self.wait_seconds = 0.0
+        self._questions: deque[Question] = deque()
+
+    def ask(self) -> bool:
+        """After a batch without a meeting, but the last of an epoch: whether all ranks have to meet now."""
+        if self.world.size == 1:
+            return bool(self._news().any())
+        self._questions.append(self.world.ask_max(self._news()))
+        while self._questions and self._questions[0].answered():
+            self._hear()
+        return self.due == self.batches
 
     def meet(self) -> None:
         """Wait for all ranks.
@@ -35,11 +55,27 @@ class Meeting:
         Raises:
             DhhpcError: a rank is in trouble; the same line on every rank.
         """
-        flags = np.array([self.stop_requested, self.trouble is not None], dtype=np.int64)
+        flags = self._news()
         if self.world.size > 1:
             before = self.world.seconds
+            while self._questions:
+                # In order: with the first news in it, other ranks wait for this one before they ask again.
+                self._questions[0].wait()
+                self._hear()
             self.world.allreduce_max(flags)
             self.wait_seconds += self.world.seconds - before
+        self.due = None
         if flags[1]:
             raise DhhpcError(next(line for line in self.world.allgather_object(self.trouble) if line))
         self.stop_agreed = bool(flags[0])
+
+    def _news(self) -> np.ndarray:
+        return np.array([self.stop_requested, self.trouble is not None], dtype=np.int64)
+
+    def _hear(self) -> None:
+        """The answer to the oldest question: where it is news, ask how far the fastest rank has come."""
+        news = self._questions.popleft().array.any()
+        if news and self.due is None:
+            furthest = np.array([self.batches])
+            self.world.allreduce_max(furthest)
+            self.due = int(furthest[0])

@@ -270,13 +270,18 @@ class Trainer:
             elif not stepped:
                 self.optimizer.step_count += 1  # as on the ranks that had samples
             self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
+            self.meeting.batches += 1
             met = self.method.after_batch(samples, batch.global_count)
             self.batch += 1
+            within = self.batch < loader.batches_per_epoch
+            if within and not met and self.meeting.ask():
+                self.meeting.meet()
+                met = True
             self.listen(
                 "batch",
                 {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches_per_epoch, "loss": loss},
             )
-            if met and self.meeting.stop_agreed and self.batch < loader.batches_per_epoch:
+            if within and met and self.meeting.stop_agreed:
                 self.save_checkpoint()
                 self.stop()
 

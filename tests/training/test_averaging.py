@@ -10,8 +10,10 @@ import pytest
 from dhhpc import zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json
 from dhhpc.mpi import World, connect
 from dhhpc.training import Experiment, Stopped, check, read_run, train
+from dhhpc.training.checkpoint import CheckpointFolder
 from dhhpc.training.network import create_network
 from tests import synthetic
 
@@ -32,6 +34,7 @@ METHODS = {
         "nesterov": False,
     },
     "elastic": {"method": "elastic", "period": 2},
+    "fixed, long": {"method": "fixed", "period": 1000},
     "DiLoCo": {"method": "diloco", "period": 4},
     "DiLoCo, long": {"method": "diloco", "period": 100},
 }
@@ -224,6 +227,38 @@ def test_a_stopped_run_goes_on_bit_for_bit(world, shared, shards, name):
     histories = [read_run(record.folder).content["history"] for record in (whole, resumed)]
     for one, other in zip(*histories, strict=True):
         assert one["validation"] == other["validation"]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["fixed, long", "elastic", "DiLoCo, long"])
+def test_a_signal_to_one_rank_stops_all_within_few_batches(world, shared, shards, name):
+    """Long before the next averaging, and the rest is trained bit for bit as without the stop."""
+    changes = {
+        "parallel": METHODS[name],
+        "network": {"name": "unet", "channels": [4, 8]},
+        "data": {"shards": str(shards), "patch": {"size": [8, 8], "per_image": 100}},
+        "epochs": 2,
+    }
+    whole = train(experiment(shards, shared / "whole", **changes), world, zoo.create)
+    stopping = experiment(shards, shared / "stopped", **changes)
+    processes = world.allgather_object(os.getpid())
+
+    def stop(event, values):
+        if event == "batch" and (values["epoch"], values["batch"]) == (1, 6):
+            os.kill(processes[-1], signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        train(stopping, world, zoo.create, listen=stop)
+    world.barrier()
+    assert read_run(stopping.folder).content["status"] == "stopped"
+    (*_, newest) = CheckpointFolder(stopping.folder / "checkpoints").descriptions()
+    batches = 19 * 100 // (stopping.batch_size * world.size)
+    found = read_json(newest)
+    assert found["epoch"] == 1
+    assert 6 <= found["batch"] < batches / 2  # batches take a millisecond
+    assert len(found["parts"]) == world.size
+    resumed = train(stopping, world, zoo.create, resume=True)
+    assert_identical(parameters(whole), parameters(resumed))
 
 
 @pytest.mark.mpi
