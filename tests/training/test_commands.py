@@ -1,12 +1,10 @@
 """The commands in processes of their own: kills, signals, bad input, and the verbs behind a run."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,63 +15,14 @@ from dhhpc import ecvl
 from dhhpc.cli.app import main
 from dhhpc.data.shards import ShardSet
 from tests import synthetic
-
-# Batch normalisation, Adam and augmentations: everything that a resumed run must take up again.
-FULL = {
-    "network": {"name": "unet", "channels": [8, 16]},
-    "optimizer": {"name": "adam"},
-    "augmentations": [{"name": "flip"}],
-    "schedule": {"name": "cosine"},
-}
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dhhpc", *map(str, arguments)],
-        env=synthetic.clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_epochs(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Until the events of the run tell of `count` epochs."""
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        assert process.poll() is None, process.communicate()
-        events = run / "events.jsonl"
-        if events.exists() and events.read_text().count('"event": "epoch"') >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"{run}: no {count} epochs in time")
-
-
-def wait_for_the_end_of(run: Path) -> None:
-    """Until no process has the run folder in its command line."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        busy = False
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                busy |= str(run).encode() in process.read_bytes()
-        if not busy:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{run}: its processes do not end")
-
-
-def final_state(run: Path) -> dict[str, bytes]:
-    """The bits of the last checkpoint: parameters, statistics and optimizer state."""
-    newest = sorted((run / "checkpoints").glob("*.npz"))[-1]
-    with np.load(newest) as archive:
-        return {name: archive[name].tobytes() for name in archive.files}
-
-
-def selected_model(run: Path) -> dict[str, bytes]:
-    with np.load(run / "model.npz") as archive:
-        return {name: archive[name].tobytes() for name in archive.files}
+from tests.training.processes import (
+    FULL,
+    final_state,
+    selected_model,
+    start,
+    wait_for_epochs,
+    wait_for_the_end_of,
+)
 
 
 @pytest.fixture(scope="module")
