@@ -1,6 +1,7 @@
 """A run that is killed again and again, at random moments and in every way, ends as one never killed.
 
-DHHPC_KILLS sets how often: a few times here, a hundred times by hand; DHHPC_KILLED_METHOD the way of averaging.
+DHHPC_KILLS sets how often: a few times here, a hundred times by hand. DHHPC_KILLED_METHOD sets the way of
+averaging.
 """
 
 import contextlib
