@@ -68,6 +68,8 @@ def show(
         return
     for name, value in summary(record).items():
         print(f"{name:12}{'' if value is None else value}")
+    if content["ranks"] > 1:
+        print(f"{'averaging':12}{averaging(content)}")
     for name in ("hosts", "versions", "commit", "processor", "slurm_job_id"):
         value = content.get(name)
         if value:
@@ -79,6 +81,21 @@ def show(
         print(epoch_line(epoch | {"epochs": epochs}))
     for split, values in metrics.items():
         print(as_text(values, f"{split} split"))
+
+
+def averaging(content: dict[str, Any]) -> str:
+    """How the ranks of a run learned together, how often they met and what that cost."""
+    method = content["experiment"]["parallel"]["method"]
+    history = content.get("history", [])
+    ranks = [rank for epoch in history for rank in epoch["ranks"]]
+    spent = sum(sum(rank.values()) for rank in ranks)
+    if not spent or "averagings" not in history[-1]:
+        return str(method)
+    count = sum(epoch["averagings"] for epoch in history)
+    megabytes = sum(epoch["bytes_sent"] for epoch in history) / 1e6
+    share = sum(rank["communication"] for rank in ranks) / spent
+    cost = f"{megabytes:.1f} MB sent by a rank, communication {share:.1%} of the time"
+    return f"{method}: {count} averagings, {cost}"
 
 
 def summary(record: RunRecord) -> dict[str, Any]:

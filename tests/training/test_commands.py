@@ -13,6 +13,7 @@ import pytest
 
 from dhhpc import ecvl
 from dhhpc.cli.app import main
+from dhhpc.cli.runs import averaging
 from dhhpc.data.shards import ShardSet
 from tests import synthetic
 from tests.training.processes import (
@@ -158,6 +159,17 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("dhhpc: ")
     assert result.stdout == ""
     return lines[0]
+
+
+def test_what_averaging_cost_is_shown():
+    """Two epochs of two ranks: 4 of 40 seconds went into communication."""
+    rank = {"data": 1.0, "compute": 7.0, "communication": 1.0, "wait": 1.0}
+    epoch = {"averagings": 3, "bytes_sent": 2_000_000, "ranks": [rank, rank]}
+    content = {"experiment": {"parallel": {"method": "elastic"}}, "history": [epoch, epoch]}
+    assert averaging(content) == (
+        "elastic: 6 averagings, 4.0 MB sent by a rank, communication 10.0% of the time"
+    )
+    assert averaging(content | {"history": []}) == "elastic"
 
 
 def test_bad_input_gives_one_line_and_nothing_half_written(dhhpc, discs, tmp_path):
