@@ -17,7 +17,7 @@ from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
-from dhhpc.eddl.stepping import EarlyStep
+from dhhpc.eddl.stepping import CompletedTail, EarlyStep
 from dhhpc.eddl.storage import aligned_bytes, allocate, views
 from dhhpc.eddl.summary import summarize
 from dhhpc.errors import DhhpcError
@@ -265,7 +265,11 @@ class Model:
         return Plan(self.layers, inputs, outputs, shapes, batch, training, fused, self.kernels, self.memory)
 
     def compute_gradients(
-        self, inputs: Sequence[Array], targets: Sequence[Array], first_sample: int = 0
+        self,
+        inputs: Sequence[Array],
+        targets: Sequence[Array],
+        first_sample: int = 0,
+        completed: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
         """Forward, loss and backward on one batch: fills `gradient_vector`, updates no parameter.
 
@@ -275,6 +279,8 @@ class Model:
             inputs: an array an input, (samples, channels, height, width).
             targets: an array an output, of its shape, or whole-number class indices without the class axis.
             first_sample: where this batch begins in the batch of all ranks.
+            completed: called during the backward pass with a place in `gradient_vector`, from the last to the
+                first, from which on the gradients are there.
 
         Returns:
             "loss" and each metric, means over the samples.
@@ -285,7 +291,7 @@ class Model:
             DhhpcError: the arrays do not fit the network.
         """
         plan, results = self.forward_with_loss(inputs, targets, first_sample)
-        plan.backward()
+        plan.backward(completed=CompletedTail(self.gradient_vector, completed) if completed else None)
         return results
 
     def forward_with_loss(

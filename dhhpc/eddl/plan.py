@@ -350,11 +350,16 @@ class Plan:
         """The input of the fused activation of output `number`."""
         return self.bound[self.steps[self.outputs[number]].parents[0]].output
 
-    def backward(self, update: Callable[[Array, Array], None] | None = None) -> None:
+    def backward(
+        self,
+        update: Callable[[Array, Array], None] | None = None,
+        completed: Callable[[Sequence[Array]], None] | None = None,
+    ) -> None:
         """Run every layer that trains backward, from the gradients that the losses wrote.
 
         update: called with parameters and their gradient by layers that need not keep it, see
             `Layer.backward_updating`.
+        completed: called with the gradients of each layer's parameters once they are there.
         """
         for index in reversed(range(len(self.steps))):
             step, buffers = self.steps[index], self.backward_bound[index]
@@ -369,6 +374,8 @@ class Plan:
                 step.layer.backward_updating(self.kernels, buffers, update)
             else:
                 step.layer.backward(self.kernels, buffers)
+            if completed is not None:
+                completed(buffers.gradients)
             if workspace is not None:
                 buffers.workspace = forward_workspace
             for addend, total in self.sums[index]:

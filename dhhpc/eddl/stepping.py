@@ -1,8 +1,10 @@
-"""A step of the optimizer that begins during the backward pass, so that large gradients are never kept."""
+"""What begins during the backward pass: the optimizer's step, so that large gradients are never kept, and
+whatever is done with gradients that are there already."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from dhhpc.eddl.graph import Array
@@ -41,3 +43,28 @@ class EarlyStep:
     def update(self, start: int, stop: int, gradients: Array) -> None:
         states = [state[start:stop] for state in self.optimizer.states]
         self.optimizer.update(self.kernels, self.parameters[start:stop], gradients, states)
+
+
+class CompletedTail:
+    """How much of the end of a gradient vector is there, while layers run backward.
+
+    Args:
+        gradients: the flat vector of all gradients.
+        tell: called with the place from which on it is complete, whenever that moves.
+    """
+
+    def __init__(self, gradients: Array, tell: Callable[[int], None]) -> None:
+        self.gradients, self.tell = gradients, tell
+        self.start = gradients.size
+        self.pieces: dict[int, int] = {}  # where each one ends that lies before a gap: where it starts
+
+    def __call__(self, pieces: Sequence[Array]) -> None:
+        """Some pieces of the vector are complete."""
+        for piece in pieces:
+            start = (piece.ctypes.data - self.gradients.ctypes.data) // piece.itemsize
+            self.pieces[start + piece.size] = start
+        before = self.start
+        while self.start in self.pieces:
+            self.start = self.pieces.pop(self.start)
+        if self.start < before:
+            self.tell(self.start)

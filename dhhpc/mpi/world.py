@@ -15,19 +15,24 @@ from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 Array = np.ndarray[Any, Any]
 
 
-class Question:
-    """A maximum over the ranks that is on its way; see `World.ask_max`."""
+class Pending:
+    """A sum or maximum over the ranks that is on its way; see `World.begin_sum`."""
 
-    def __init__(self, array: Array, request: Any) -> None:
-        self.array, self._request = array, request
+    def __init__(self, array: Array, request: Any, world: World) -> None:
+        self.array, self._request, self._world = array, request, world
 
-    def answered(self) -> bool:
-        """Whether `array` holds the maximum by now."""
-        return bool(self._request.Test())
+    def arrived(self) -> bool:
+        """Whether `array` holds the result by now; to look brings it on its way, too."""
+        started = time.perf_counter()
+        arrived = bool(self._request.Test())
+        self._world.seconds += time.perf_counter() - started
+        return arrived
 
     def wait(self) -> None:
-        """Until `array` holds the maximum."""
+        """Until `array` holds the result."""
+        started = time.perf_counter()
         self._request.Wait()
+        self._world.seconds += time.perf_counter() - started
 
 
 class World:
@@ -50,7 +55,7 @@ class World:
         self._communicator = communicator
         # Failing ranks speak on a communicator of their own, past any collective that others wait in.
         self.failure_communicator: Any = communicator.Dup() if communicator is not None else None
-        self._asking: Any = communicator.Dup() if communicator is not None else None
+        self._background: Any = communicator.Dup() if communicator is not None else None
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
@@ -90,18 +95,29 @@ class World:
         self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
         self._count(array.nbytes, started)
 
-    def ask_max(self, array: Array) -> Question:
-        """Begin to replace `array` by its element-wise maximum, without waiting for other ranks.
+    def begin_sum(self, array: Array) -> Pending:
+        """Begin `allreduce_sum`, without waiting for other ranks; `array` must stay as it is until then.
 
-        All ranks must ask the same questions in the same order; other collectives may come in between.
-        In a world of one there is nobody to ask.
+        All ranks must begin the same things in the same order; other collectives may come in between.
+        A world of one has nothing to begin.
         """
         from mpi4py import MPI
 
+        return self._begin(array, MPI.SUM)
+
+    def begin_max(self, array: Array) -> Pending:
+        """Begin `allreduce_max`, as `begin_sum`."""
+        from mpi4py import MPI
+
+        return self._begin(array, MPI.MAX)
+
+    def _begin(self, array: Array, operation: Any) -> Pending:
+        from mpi4py import MPI
+
         started = time.perf_counter()
-        question = Question(array, self._asking.Iallreduce(MPI.IN_PLACE, array, op=MPI.MAX))
+        request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
         self._count(array.nbytes, started)
-        return question
+        return Pending(array, request, self)
 
     def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
         """Replace float `array` by its mean over the ranks, weighted by each rank's `weight` (not negative).

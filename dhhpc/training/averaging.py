@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from dhhpc.eddl import Model
 from dhhpc.eddl.graph import Array
 from dhhpc.mpi import World, average
+from dhhpc.mpi.world import Pending
 from dhhpc.training.combinations import Combination
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.periods import History, Period
@@ -44,6 +46,10 @@ class Averaging(ABC):
         """An epoch, from 0, or the rest of one; history: the records of those before."""
         self.averagings = 0
 
+    def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
+        """What hears, during the backward pass, from where on the gradients are there."""
+        return None
+
     @abstractmethod
     def after_gradients(self, samples: int, global_samples: int) -> None:
         """This rank has the gradients of its `samples` of the batch's `global_samples`."""
@@ -76,18 +82,57 @@ class Averaging(ABC):
 
 class GradientAveraging(Averaging):
     """Gradients are averaged before every step, weighted by samples: N ranks with batches of b make the
-    steps of one rank with batches of N b. Batch-norm statistics are averaged after it."""
+    steps of one rank with batches of N b. Batch-norm statistics are averaged after it.
 
-    def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
+    Each bucket of gradients, from the last layer to the first, is sent as soon as it is there, while the
+    backward pass goes on (Li et al., 2020, "PyTorch Distributed", section 3.2.3).
+
+    Args:
+        bucket_floats: gradients of a bucket, at least; 0 to send all of them after the backward pass.
+    """
+
+    def __init__(self, world: World, model: Model, meeting: Meeting, bucket_floats: int) -> None:
         super().__init__(world, model, meeting)
         self.averages_gradients = world.size > 1
+        self.bucket_floats = bucket_floats
+        self.sent_from = model.gradient_vector.size
+        self.pending: deque[Pending] = deque()
+
+    def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
+        if self.bucket_floats == 0:
+            return None
+
+        def completed(start: int) -> None:
+            if self.sent_from - start >= self.bucket_floats:
+                self._send(start, samples / global_samples)
+            while self.pending and self.pending[0].arrived():
+                self.pending.popleft()
+
+        return completed
 
     def after_gradients(self, samples: int, global_samples: int) -> None:
-        self.meeting.meet()
-        if self.averages_gradients:
-            if samples == 0:
-                self.model.gradient_vector.fill(0)
-            average(self.world, [self.model.gradient_vector], samples, global_samples)
+        if not self.averages_gradients:
+            self.meeting.meet()
+            return
+        if samples == 0:
+            self.model.gradient_vector.fill(0)
+        if self.bucket_floats:
+            # A rank in trouble sends too, so that all learn of it at the meeting and none waits for ever.
+            self._send(0, samples / global_samples)
+            self.meeting.meet()
+        else:
+            self.meeting.meet()
+            self._send(0, samples / global_samples)
+        while self.pending:
+            self.pending.popleft().wait()
+        self.sent_from = self.model.gradient_vector.size
+
+    def _send(self, start: int, share: float) -> None:
+        bucket = self.model.gradient_vector[start : self.sent_from]
+        if bucket.size:
+            np.multiply(bucket, np.float32(share), out=bucket)
+            self.pending.append(self.world.begin_sum(bucket))
+        self.sent_from = start
 
     def after_batch(self, samples: int, global_samples: int) -> bool:
         average(self.world, [self.model.statistics_vector], samples, global_samples)
@@ -213,6 +258,9 @@ class SwitchedAveraging(Averaging):
         self.current.begin_epoch(epoch, history)
         self.averages_gradients = self.current.averages_gradients
         self.period = self.current.period
+
+    def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
+        return self.current.while_computing(samples, global_samples)
 
     def after_gradients(self, samples: int, global_samples: int) -> None:
         self.current.after_gradients(samples, global_samples)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
-from dhhpc.mpi.world import Question
+from dhhpc.mpi.world import Pending
 
 
 class Meeting:
@@ -38,14 +38,14 @@ class Meeting:
         self.batches = 0
         self.due: int | None = None
         self.wait_seconds = 0.0
-        self._questions: deque[Question] = deque()
+        self._questions: deque[Pending] = deque()
 
     def ask(self) -> bool:
         """After a batch without a meeting, but the last of an epoch: whether all ranks have to meet now."""
         if self.world.size == 1:
             return bool(self._news().any())
-        self._questions.append(self.world.ask_max(self._news()))
-        while self._questions and self._questions[0].answered():
+        self._questions.append(self.world.begin_max(self._news()))
+        while self._questions and self._questions[0].arrived():
             self._hear()
         return self.due == self.batches
 

@@ -44,14 +44,20 @@ class Method(Document, ABC):
 
 
 class Gradient(Method):
-    """See `GradientAveraging`."""
+    """See `GradientAveraging`.
+
+    Attributes:
+        bucket_megabytes: gradients are sent in buckets of at least this size while the backward pass goes on;
+            0 sends all of them after it.
+    """
 
     method: Literal["gradient"] = "gradient"
+    bucket_megabytes: pydantic.NonNegativeFloat = 2.0
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
         from dhhpc.training.averaging import GradientAveraging
 
-        return GradientAveraging(world, model, meeting)
+        return GradientAveraging(world, model, meeting, math.ceil(self.bucket_megabytes * 2**20 / 4))
 
 
 class Periodic(Method):
@@ -193,10 +199,10 @@ class LocalSGD(Periodic):
         return SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        from dhhpc.training.averaging import GradientAveraging, SwitchedAveraging
+        from dhhpc.training.averaging import SwitchedAveraging
 
-        then = super().create(world, model, meeting)
-        return SwitchedAveraging(GradientAveraging(world, model, meeting), then, self.switch_epoch)
+        first = Gradient().create(world, model, meeting)
+        return SwitchedAveraging(first, super().create(world, model, meeting), self.switch_epoch)
 
 
 class BlockMomentum(Periodic):

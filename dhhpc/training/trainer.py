@@ -241,6 +241,7 @@ class Trainer:
             started = time.perf_counter()
             batch = next(batches, None)
             fetched = time.perf_counter()
+            sending = self.world.seconds
             self.seconds["data"] += fetched - started
             if batch is None:
                 return
@@ -252,9 +253,13 @@ class Trainer:
             loss, stepped = 0.0, False
             if samples:
                 try:
-                    run = model.compute_gradients if averages_gradients else model.train_batch
-                    results = run([batch.images], [batch.targets], batch.first)
-                    stepped = not averages_gradients
+                    arrays = [batch.images], [batch.targets], batch.first
+                    if averages_gradients:
+                        completed = self.method.while_computing(samples, batch.global_count)
+                        results = model.compute_gradients(*arrays, completed)
+                    else:
+                        results = model.train_batch(*arrays)
+                        stepped = True
                     loss = results["loss"]
                     self.sums += samples * np.array([1.0, *results.values()])
                 except NotFiniteError as error:
@@ -262,7 +267,8 @@ class Trainer:
                     told = in_batch(error, self.epoch, self.batch, batch, loader, self.world)
                     self.meeting.trouble = self.meeting.trouble or with_mend(told, self.folder)
                     loss = math.nan
-            computed = time.perf_counter()
+            # What was sent meanwhile counts as communication.
+            computed = time.perf_counter() - (self.world.seconds - sending)
             self.method.after_gradients(samples, batch.global_count)
             averaged = time.perf_counter()
             if averages_gradients:

@@ -6,7 +6,7 @@ import pytest
 
 from dhhpc import eddl
 from dhhpc.eddl.layers import dense
-from dhhpc.eddl.stepping import EarlyStep
+from dhhpc.eddl.stepping import CompletedTail, EarlyStep
 
 OPTIMIZERS = {
     "sgd": lambda: eddl.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -65,3 +65,34 @@ def test_pieces_have_the_bits_of_a_whole_step(name):
     assert parameters.tobytes() == expected.tobytes()
     assert pieces.state_vector.tobytes() == whole.state_vector.tobytes()
     assert pieces.step_count == 3
+
+
+def test_gradients_are_told_from_the_last_to_the_first_and_stay():
+    """What is told of is complete: it does not change any more."""
+    x = eddl.Input((3, 12, 12))
+    y = eddl.ReLU(eddl.BatchNormalization(eddl.Conv2D(x, 8, 3)))
+    y = eddl.ReLU(eddl.Add([y, eddl.BatchNormalization(eddl.Conv2D(y, 8, 3))]))
+    net = eddl.Model([x], [eddl.Softmax(eddl.Dense(eddl.Flatten(eddl.MaxPool2D(y, 2)), 5))])
+    net.build(eddl.SGD(0.1), ["categorical_cross_entropy"], seed=1)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 3, 12, 12)).astype(np.float32)
+    targets = np.eye(5, dtype=np.float32)[[0, 3, 1, 4]]
+    told: list[tuple[int, np.ndarray]] = []
+    net.compute_gradients(
+        [images], [targets], completed=lambda start: told.append((start, net.gradient_vector[start:].copy()))
+    )
+    starts = [start for start, _ in told]
+    assert starts == sorted(set(starts), reverse=True)
+    assert starts[-1] == 0
+    assert len(starts) >= 4
+    for start, tail in told:
+        assert tail.tobytes() == net.gradient_vector[start:].tobytes()
+
+
+def test_pieces_that_come_out_of_order_are_told_once_the_gap_is_closed():
+    vector = np.zeros(10, np.float32)
+    told: list[int] = []
+    tail = CompletedTail(vector, told.append)
+    for pieces in ([vector[2:6]], [vector[8:], vector[6:8]], [], [vector[:2]]):
+        tail(pieces)
+    assert told == [2, 0]
