@@ -5,9 +5,10 @@ from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import failing_together
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.workload import share
-from dhhpc.mpi.world import World, check_world, connect
+from dhhpc.mpi.world import Pending, World, check_world, connect
 
 __all__ = [
+    "Pending",
     "World",
     "average",
     "check_world",

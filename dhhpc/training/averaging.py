@@ -11,8 +11,7 @@ import numpy as np
 
 from dhhpc.eddl import Model
 from dhhpc.eddl.graph import Array
-from dhhpc.mpi import World, average
-from dhhpc.mpi.world import Pending
+from dhhpc.mpi import Pending, World, average
 from dhhpc.training.combinations import Combination
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.periods import History, Period

@@ -7,8 +7,7 @@ from collections import deque
 import numpy as np
 
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World
-from dhhpc.mpi.world import Pending
+from dhhpc.mpi import Pending, World
 
 
 class Meeting:
