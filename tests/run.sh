@@ -50,7 +50,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "mypy" "$python" -m mypy
-check "tests" "$python" -m pytest -m "not mpi and not slurm" "$@"
+# Two at a time: much of a test is waiting for processes that start. A file stays with one worker.
+check "tests" "$python" -m pytest -n 2 --dist loadfile -m "not mpi and not slurm" "$@"
 check "tests on 2 MPI ranks" "$mpiexec" -n 2 "$python" -m pytest -p no:cacheprovider --with-mpi -m mpi "$@"
 check "tests on SLURM" "$python" -m pytest -m slurm "$@"
 
