@@ -61,12 +61,15 @@ class BlockMomentum(Combination):
     def combine(self, average: Average) -> None:
         parameters = self.model.parameter_vector
         average(parameters)
+        # The step is counted from where ranks went on, which with `nesterov` lies ahead already.
+        progress = parameters - self._going_on()
         self.velocity *= self.momentum
-        self.velocity += self.step * (parameters - self.anchor)
+        self.velocity += self.step * progress
         self.anchor += self.velocity
-        parameters[:] = self.anchor
-        if self.nesterov:
-            parameters += self.momentum * self.velocity
+        parameters[:] = self._going_on()
+
+    def _going_on(self) -> Array:
+        return self.anchor + self.momentum * self.velocity if self.nesterov else self.anchor
 
 
 class Elastic(Combination):

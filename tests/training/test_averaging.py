@@ -125,13 +125,15 @@ def by_hand(chosen: Experiment, count: int, name: str) -> dict[str, np.ndarray]:
         return ranks.run(meet, True, periods)
     if name.startswith("block momentum"):
         momentum = 1 - 1 / count if options.momentum is None else options.momentum
-        known = {"w": start, "step": np.zeros_like(start)}
+        known = {"w": start, "given": start, "step": np.zeros_like(start)}
 
         def meet():
-            known["step"] = momentum * known["step"] + options.step * (ranks.mean(vectors()) - known["w"])
+            """With what the ranks were given: G = mean - given, D = momentum D + step G, W = W + D."""
+            gradient = ranks.mean(vectors()) - known["given"]
+            known["step"] = momentum * known["step"] + options.step * gradient
             known["w"] = known["w"] + known["step"]
-            ahead = momentum * known["step"] if options.nesterov else 0
-            give([known["w"] + ahead] * count)
+            known["given"] = known["w"] + (momentum * known["step"] if options.nesterov else 0)
+            give([known["given"]] * count)
             ranks.average(lambda model: model.optimizer.state_vector)
 
         return ranks.run(meet, True, periods)
