@@ -31,6 +31,9 @@ STOP_SECONDS = 15.0
 # A UNIX socket's path is limited to 107 bytes (unix(7)); this is what slurmd adds below the folder at most.
 LONGEST_FOLDER = 70
 
+# SLURM's numbers of jobs end at 0x03ff0000 (slurm.conf(5), MaxJobId).
+LARGEST_FIRST_JOB = 50_000_000
+
 CONFIGURATION = """\
 ClusterName=virtual
 SlurmctldHost={host}(127.0.0.1)
@@ -61,6 +64,7 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 ReturnToService=2
 KillWait=2
 CompleteWait=0
+FirstJobId={first_job}
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 """
@@ -190,7 +194,12 @@ class VirtualCluster:
         controller_port, *node_ports = free_ports(1 + self.nodes)
         lines = [
             CONFIGURATION.format(
-                host=host, folder=self.folder, user=getpass.getuser(), controller_port=controller_port
+                host=host,
+                folder=self.folder,
+                user=getpass.getuser(),
+                controller_port=controller_port,
+                # MPI libraries name what they leave on a node by the job: no two clusters number alike.
+                first_job=1 + int(time.time()) % LARGEST_FIRST_JOB,
             )
         ]
         for node, port in zip(self.node_names(), node_ports, strict=True):

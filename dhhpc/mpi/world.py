@@ -11,6 +11,7 @@ import numpy as np
 
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
+from dhhpc.mpi.library import start_mpi
 
 Array = np.ndarray[Any, Any]
 
@@ -203,14 +204,7 @@ def connect() -> World:
     launcher = detect_launcher(os.environ)
     if launcher.ranks == 1:
         return World(launcher=launcher)
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise DhhpcError(
-            f"{launcher.name} started {launcher.ranks} ranks but mpi4py cannot be loaded "
-            f'({one_line(error)}); install it with `pip install "dhhpc[mpi]"`, or with `pip install mpi4py` '
-            f"where the machine has an MPI"
-        ) from None
+    MPI = start_mpi(launcher)
     check_world(MPI.COMM_WORLD.Get_size(), launcher)
     return World(MPI.COMM_WORLD, launcher)
 
@@ -241,8 +235,3 @@ def check_world(size: int, launcher: Launcher) -> None:
         said = f"{launcher.name} started {launcher.ranks} processes ({launcher.source}={launcher.ranks})"
         mend = "use the mpiexec of the MPI that mpi4py was built for"
     raise DhhpcError(f"{world} but {said}; {mend}")
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

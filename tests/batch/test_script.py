@@ -63,6 +63,8 @@ export TMPDIR='/scratch/my files'
 # As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-24}
 export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
+# A rank that dies ends the job, seconds later: the others would wait for it until the time limit.
+export SLURM_WAIT=${SLURM_WAIT:-60}
 # The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
 export DHHPC_EXPECTED_RANKS=8
 

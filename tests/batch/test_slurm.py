@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slurm
 SLURM = scheduler_for("slurm")
 WORLD = """\
 import os
+os.environ["MPIR_CVAR_CH4_NETMOD"] = "ofi"  # see `network_for`
 from mpi4py import MPI
 world = MPI.COMM_WORLD.allgather(os.environ["SLURMD_NODENAME"])
 if MPI.COMM_WORLD.rank == 0:
@@ -119,6 +120,28 @@ def test_a_job_that_slurm_has_forgotten_is_unknown(start) -> None:
     assert read_statuses([forgotten, job])[0] == JobStatus("UNKNOWN")
     assert read_statuses([forgotten]) == [JobStatus("UNKNOWN")]
     assert SLURM.wait(job, timeout=40).state == "COMPLETED"
+
+
+def test_ranks_start_whatever_lies_in_their_memory(cluster: VirtualCluster) -> None:
+    """MPICH on UCX sends SLURM what lies behind its address; random bytes there make too long lines."""
+    code = (
+        "import os; blocks = [os.urandom(size) for size in range(600, 4000) for _ in range(4)]\n"
+        "del blocks[::2]\n"
+        "from dhhpc.mpi import connect; print('size', connect().size)"
+    )
+    command = ["srun", "--mpi=pmi2", "--nodes=2", "--ntasks=2", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "size 2\nsize 2\n"), done.stderr
+
+
+def test_a_rank_that_dies_ends_the_job(cluster: VirtualCluster, request_of, tmp_path: Path) -> None:
+    code = "import os, time; os.environ['SLURM_PROCID'] == '1' and os.abort(); time.sleep(100)"
+    (tmp_path / "dhhpc.py").write_text(code)
+    job = submit(
+        request_of(nodes=2),
+        read_site("virtual-cluster").model_copy(update={"environment": {"SLURM_WAIT": "2"}}),
+    )
+    assert SLURM.wait(job, timeout=40).state == "FAILED", log_of(job)
 
 
 def test_worlds_of_one_are_refused(cluster: VirtualCluster) -> None:
