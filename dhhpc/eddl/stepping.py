@@ -11,6 +11,11 @@ from dhhpc.eddl.graph import Array
 from dhhpc.eddl.optimizers import Optimizer
 
 
+def place_in(vector: Array, piece: Array) -> int:
+    """Where a contiguous piece of a vector begins in it."""
+    return int(piece.ctypes.data - vector.ctypes.data) // vector.itemsize
+
+
 class EarlyStep:
     """One step: layers pass some parameters with their gradients while they run backward, `finish` does the
     rest. Each parameter becomes the same bit for bit as by `Optimizer.step`, which treats it by itself.
@@ -29,7 +34,7 @@ class EarlyStep:
 
     def __call__(self, parameters: Array, gradients: Array) -> None:
         """Update a contiguous piece of the parameters."""
-        start = (parameters.ctypes.data - self.parameters.ctypes.data) // parameters.itemsize
+        start = place_in(self.parameters, parameters)
         self.update(start, start + parameters.size, gradients.reshape(-1, copy=False))
         self.updated.append((start, start + parameters.size))
 
@@ -61,7 +66,7 @@ class CompletedTail:
     def __call__(self, pieces: Sequence[Array]) -> None:
         """Some pieces of the vector are complete."""
         for piece in pieces:
-            start = (piece.ctypes.data - self.gradients.ctypes.data) // piece.itemsize
+            start = place_in(self.gradients, piece)
             self.pieces[start + piece.size] = start
         before = self.start
         while self.start in self.pieces:

@@ -6,15 +6,17 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dhhpc.eddl import Model
-from dhhpc.eddl.graph import Array
 from dhhpc.mpi import Pending, World, average
-from dhhpc.training.combinations import Combination
+from dhhpc.training.combinations import Array, Combination
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.periods import History, Period
+
+if TYPE_CHECKING:
+    from dhhpc.eddl import Model
 
 COUNTERS = "averaging/counters"
 
@@ -224,13 +226,14 @@ class PeriodicAveraging(Averaging):
         return self.combination.remembered
 
     def own_state(self) -> dict[str, Array]:
-        state = self.model.state()
-        if self.world.size == 1 and type(self.combination) is Combination:
-            return {}  # averaging changes nothing
+        counters = np.array([self.batches, self.samples, self.global_samples], np.int64)
+        own = {COUNTERS: counters} if self.batches else {}
+        if self.world.size == 1 and self.combination.agreed is None:
+            return own  # the model is what has been agreed upon
         if self.batches or self.combination.ranks_differ:
-            return state | {COUNTERS: np.array([self.batches, self.samples, self.global_samples], np.int64)}
-        if not self.averages_optimizer and "optimizer/state" in state:
-            return {"optimizer/state": state["optimizer/state"]}
+            return own | self.model.state()
+        if not self.averages_optimizer and self.model.optimizer is not None:
+            return {"optimizer/state": self.model.optimizer.state_vector.copy()}
         return {}
 
     def load_own_state(self, state: dict[str, Array]) -> None:

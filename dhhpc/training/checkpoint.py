@@ -69,10 +69,9 @@ class CheckpointFolder:
             DhhpcError: it cannot be written (full disk, ...); the ones before are untouched.
         """
         path = self.folder / f"{checkpoint.name}.npz"
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **checkpoint.state)
+        written = self._write(path, checkpoint.state)
         described = {name: value for name, value in vars(checkpoint).items() if name != "state"}
-        write_json(path.with_suffix(".json"), described | {"arrays": path.name, "sha256": sha256_of(path)})
+        write_json(path.with_suffix(".json"), described | written)
         self._remove_old()
         return path
 
@@ -82,10 +81,7 @@ class CheckpointFolder:
         Raises:
             DhhpcError: they cannot be written.
         """
-        path = self.folder / f"{checkpoint.name}-rank-{rank:05d}.npz"
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **state)
-        return {"arrays": path.name, "sha256": sha256_of(path)}
+        return self._write(self.folder / f"{checkpoint.name}-rank-{rank:05d}.npz", state)
 
     def load_own(self, checkpoint: Checkpoint, rank: int) -> dict[str, Array]:
         """The arrays that a rank had of its own.
@@ -125,6 +121,12 @@ class CheckpointFolder:
             return Checkpoint(**described, state=state)
         except (KeyError, TypeError, AttributeError) as error:
             raise DhhpcError(f"{path}: no checkpoint description ({error})") from None
+
+    def _write(self, path: Path, state: dict[str, Array]) -> dict[str, str]:
+        """Write arrays; returns what `_arrays` needs to find and check them."""
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+        return {"arrays": path.name, "sha256": sha256_of(path)}
 
     def _arrays(self, arrays: str, sha256: str) -> dict[str, Array]:
         path = self.folder / arrays

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dhhpc.eddl import Model
-from dhhpc.eddl.graph import Array
+if TYPE_CHECKING:
+    from dhhpc.eddl import Model
+
+Array = np.ndarray[Any, Any]
 
 # Replaces a vector, in place, by its mean over the ranks.
 Average = Callable[[Array], None]

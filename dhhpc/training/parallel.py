@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import pydantic
 
 from dhhpc.documents import Document
+from dhhpc.mpi import World
+from dhhpc.training import combinations, periods
+from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
+from dhhpc.training.meeting import Meeting
 
 if TYPE_CHECKING:
     from dhhpc.eddl import Model
-    from dhhpc.mpi import World
-    from dhhpc.training.averaging import Averaging
-    from dhhpc.training.combinations import Combination
-    from dhhpc.training.meeting import Meeting
-    from dhhpc.training.periods import Period
 
 
 class Method(Document, ABC):
@@ -55,8 +54,6 @@ class Gradient(Method):
     bucket_megabytes: pydantic.NonNegativeFloat = 2.0
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        from dhhpc.training.averaging import GradientAveraging
-
         return GradientAveraging(world, model, meeting, math.ceil(self.bucket_megabytes * 2**20 / 4))
 
 
@@ -64,23 +61,21 @@ class Periodic(Method):
     """See `PeriodicAveraging`.
 
     Attributes:
+        period: in batches; of the first epoch, or the shortest one, where it changes.
         optimizer_state: `average`, or `keep`: every rank has its own.
     """
 
+    period: pydantic.PositiveInt = 8
     optimizer_state: Literal["average", "keep"] = "average"
 
-    @abstractmethod
-    def choice(self) -> Period:
-        """How the period is chosen."""
+    def choice(self) -> periods.Period:
+        """How the period of each epoch is chosen."""
+        return periods.Fixed(self.period)
 
-    def combination(self, model: Model, ranks: int) -> Combination:
-        from dhhpc.training.combinations import Combination
-
-        return Combination(model)
+    def combination(self, model: Model, ranks: int) -> combinations.Combination:
+        return combinations.Combination(model)
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        from dhhpc.training.averaging import PeriodicAveraging
-
         averages_optimizer = self.optimizer_state == "average"
         combination = self.combination(model, world.size)
         return PeriodicAveraging(world, model, meeting, self.choice(), combination, averages_optimizer)
@@ -90,12 +85,6 @@ class FixedPeriod(Periodic):
     """`period` in batches."""
 
     method: Literal["fixed"]
-    period: pydantic.PositiveInt = 8
-
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Fixed
-
-        return Fixed(self.period)
 
 
 class ChangingPeriod(Periodic):
@@ -117,10 +106,8 @@ class IncreasingPeriod(ChangingPeriod):
 
     method: Literal["increasing"]
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Increasing
-
-        return Increasing(self.period, self.longest, self.every_epochs)
+    def choice(self) -> periods.Period:
+        return periods.Increasing(self.period, self.longest, self.every_epochs)
 
 
 class SawtoothPeriod(ChangingPeriod):
@@ -128,10 +115,8 @@ class SawtoothPeriod(ChangingPeriod):
 
     method: Literal["sawtooth"]
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Sawtooth
-
-        return Sawtooth(self.period, self.longest, self.every_epochs)
+    def choice(self) -> periods.Period:
+        return periods.Sawtooth(self.period, self.longest, self.every_epochs)
 
 
 class NegativeSawtoothPeriod(ChangingPeriod):
@@ -139,10 +124,8 @@ class NegativeSawtoothPeriod(ChangingPeriod):
 
     method: Literal["negative-sawtooth"]
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import NegativeSawtooth
-
-        return NegativeSawtooth(self.period, self.longest, self.every_epochs)
+    def choice(self) -> periods.Period:
+        return periods.NegativeSawtooth(self.period, self.longest, self.every_epochs)
 
 
 class AutoTimePeriod(ChangingPeriod):
@@ -155,10 +138,8 @@ class AutoTimePeriod(ChangingPeriod):
     method: Literal["auto-time"]
     gain: float = pydantic.Field(default=0.05, gt=0, lt=1)
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import AutoTime
-
-        return AutoTime(self.period, self.longest, self.every_epochs, self.gain)
+    def choice(self) -> periods.Period:
+        return periods.AutoTime(self.period, self.longest, self.every_epochs, self.gain)
 
 
 class LimitedOverhead(Periodic):
@@ -175,10 +156,8 @@ class LimitedOverhead(Periodic):
     longest: pydantic.PositiveInt = 1024
     share: float = pydantic.Field(default=0.1, gt=0, lt=1)
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import LimitOverhead
-
-        return LimitOverhead(self.period, self.longest, self.share)
+    def choice(self) -> periods.Period:
+        return periods.LimitOverhead(self.period, self.longest, self.share)
 
 
 class LocalSGD(Periodic):
@@ -189,18 +168,13 @@ class LocalSGD(Periodic):
     """
 
     method: Literal["local-sgd"]
-    period: pydantic.PositiveInt = 8
     switch_epoch: pydantic.NonNegativeInt = 0
     warmup_epochs: pydantic.NonNegativeInt = 0
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import SlowStart
-
-        return SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
+    def choice(self) -> periods.Period:
+        return periods.SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        from dhhpc.training.averaging import SwitchedAveraging
-
         first = Gradient().create(world, model, meeting)
         return SwitchedAveraging(first, super().create(world, model, meeting), self.switch_epoch)
 
@@ -215,19 +189,11 @@ class BlockMomentum(Periodic):
     """
 
     method: Literal["block-momentum"]
-    period: pydantic.PositiveInt = 8
     momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
     step: pydantic.PositiveFloat = 1.0
     nesterov: bool = True
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Fixed
-
-        return Fixed(self.period)
-
-    def combination(self, model: Model, ranks: int) -> Combination:
-        from dhhpc.training import combinations
-
+    def combination(self, model: Model, ranks: int) -> combinations.Combination:
         momentum = 1 - 1 / ranks if self.momentum is None else self.momentum
         return combinations.BlockMomentum(model, momentum, self.step, self.nesterov)
 
@@ -240,18 +206,10 @@ class Elastic(Periodic):
     """
 
     method: Literal["elastic"]
-    period: pydantic.PositiveInt = 8
     moving_rate: float = pydantic.Field(default=0.9, gt=0, le=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Fixed
-
-        return Fixed(self.period)
-
-    def combination(self, model: Model, ranks: int) -> Combination:
-        from dhhpc.training import combinations
-
+    def combination(self, model: Model, ranks: int) -> combinations.Combination:
         return combinations.Elastic(model, self.moving_rate / ranks, ranks)
 
 
@@ -268,14 +226,7 @@ class DiLoCo(Periodic):
     outer_momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
-    def choice(self) -> Period:
-        from dhhpc.training.periods import Fixed
-
-        return Fixed(self.period)
-
-    def combination(self, model: Model, ranks: int) -> Combination:
-        from dhhpc.training import combinations
-
+    def combination(self, model: Model, ranks: int) -> combinations.Combination:
         return combinations.OuterOptimizer(model, self.outer_learning_rate, self.outer_momentum)
 
 

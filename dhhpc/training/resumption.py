@@ -51,8 +51,9 @@ def take_up(
         DhhpcError: the run there is another experiment, or the checkpoint lies inside an epoch at a place
             that these ranks do not meet.
     """
-    problem, kept = None, {}
+    problem, kept, paths = None, {}, []
     if world.rank == 0:
+        paths = folder.descriptions()
         try:
             if (record.folder / RECORD).exists():
                 earlier = read_run(record.folder).content
@@ -61,7 +62,7 @@ def take_up(
                 kept = {"started": earlier["started"], "resumed": earlier["resumed"] + 1}
         except DhhpcError as error:
             problem = str(error)
-    problem, kept, paths = world.broadcast_object((problem, kept, folder.descriptions()))
+    problem, kept, paths = world.broadcast_object((problem, kept, paths))
     if problem:
         raise DhhpcError(problem)
     checkpoint = None

@@ -11,11 +11,12 @@ from dhhpc import zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json
-from dhhpc.mpi import World, connect
+from dhhpc.mpi import World
 from dhhpc.training import Experiment, Stopped, check, read_run, train
 from dhhpc.training.checkpoint import CheckpointFolder
 from dhhpc.training.network import create_network
 from tests import synthetic
+from tests.training.runs import assert_close, assert_identical, parameters
 
 SGD = {"name": "sgd", "learning_rate": 0.03, "momentum": 0.9}
 METHODS = {
@@ -50,11 +51,6 @@ def experiment(shards: Path, output: Path, **changes) -> Experiment:
     return Experiment.model_validate(
         synthetic.experiment_document(shards, output, **({"epochs": 4, "optimizer": SGD} | changes))
     )
-
-
-def parameters(record) -> dict[str, np.ndarray]:
-    with np.load(record.model) as archive:
-        return {name: archive[name] for name in archive.files if name.startswith("parameters/")}
 
 
 class Ranks:
@@ -159,40 +155,6 @@ def by_hand(chosen: Experiment, count: int, name: str) -> dict[str, np.ndarray]:
         give([known["w"]] * count)
 
     return ranks.run(meet, False, periods)
-
-
-@pytest.fixture
-def world():
-    return connect()
-
-
-@pytest.fixture
-def shared(world, tmp_path_factory) -> Path:
-    """One folder for all ranks."""
-    folder = tmp_path_factory.mktemp("ranks") if world.rank == 0 else None
-    return Path(world.broadcast_object(folder))
-
-
-@pytest.fixture
-def shards(world, shared) -> Path:
-    """With batches of 4 on 2 ranks the last of three batches has 2 samples for one and 1 for the other."""
-    if world.rank == 0:
-        synthetic.write_discs(shared / "shards", {"training": 19, "validation": 5})
-    world.barrier()
-    return shared / "shards"
-
-
-def assert_close(one, other, tolerance=1e-5):
-    assert one.keys() == other.keys()
-    for name in one:
-        scale = np.abs(other[name]).max()
-        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=tolerance * scale, err_msg=name)
-
-
-def assert_identical(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].tobytes() == other[name].tobytes(), name
 
 
 @pytest.mark.mpi

@@ -12,10 +12,11 @@ from dhhpc import eddl, zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_json
-from dhhpc.mpi import World, connect
+from dhhpc.mpi import World
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
 from dhhpc.training.checkpoint import CheckpointFolder
 from tests import synthetic
+from tests.training.runs import assert_close, assert_identical, parameters
 
 
 def run(shards: Path, output: Path, world: World | None = None, create=zoo.create, **changes):
@@ -27,25 +28,6 @@ def with_dropout(name, shape, classes, **options):
     x = eddl.Input(shape, name="image")
     y = eddl.Dropout(eddl.ReLU(eddl.Conv2D(x, 4, 3)), 0.3)
     return eddl.Model([x], [eddl.Sigmoid(eddl.Conv2D(y, classes, 1))])
-
-
-def parameters(record) -> dict[str, np.ndarray]:
-    with np.load(record.model) as archive:
-        return {name: archive[name] for name in archive.files if name.startswith("parameters/")}
-
-
-def assert_identical(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].tobytes() == other[name].tobytes(), name
-
-
-def assert_close(one, other, tolerance=1e-5):
-    """Within `tolerance` of the largest number of each array."""
-    assert one.keys() == other.keys()
-    for name in one:
-        scale = np.abs(other[name]).max()
-        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
 def test_training_learns_and_leaves_a_whole_run_folder(discs, tmp_path):
@@ -305,28 +287,6 @@ def test_fewer_samples_than_ranks(discs, tmp_path):
 
 
 # -- real ranks: mpiexec -n 2 python -m pytest --with-mpi -m mpi -------------------------------------------
-
-
-@pytest.fixture
-def world():
-    return connect()
-
-
-@pytest.fixture
-def shared(world, tmp_path_factory) -> Path:
-    """One folder for all ranks."""
-    folder = tmp_path_factory.mktemp("ranks") if world.rank == 0 else None
-    return Path(world.broadcast_object(folder))
-
-
-@pytest.fixture
-def shards(world, shared) -> Path:
-    """19 training images: with batches of 4 on 2 ranks the last batch has 2 samples for one and 1 for the
-    other."""
-    if world.rank == 0:
-        synthetic.write_discs(shared / "shards", {"training": 19, "validation": 5})
-    world.barrier()
-    return shared / "shards"
 
 
 def alone(world, shards, output, **changes):

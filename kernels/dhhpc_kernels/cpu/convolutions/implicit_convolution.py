@@ -25,7 +25,7 @@ from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns
 
 _GATHERED_ROWS = 96  # to gather a panel of columns takes as long as to multiply it by so many rows
-_CHUNK_PANELS = 0.5
+_CHUNK_PANELS = 0.5  # to read all weights again for a chunk takes as long as so much of a panel
 
 
 @functools.lru_cache(maxsize=1024)
@@ -54,16 +54,18 @@ def _planes(shape: Geometry, array: np.ndarray, starts: np.ndarray) -> Planes:
 
 @functools.lru_cache(maxsize=1024)
 def _even_chunk(panels: int, most: int, workers: int) -> int:
-    """Panels of a chunk, at most so many, with which the threads, taking turns, end soonest."""
+    """Panels of a chunk with which the threads, taking turns, end soonest.
 
-    def longest(size: int) -> float:
+    At most so many, and at least half of that, so that the workspace for several threads is enough for one.
+    """
+
+    def longest(size: int) -> int:
         full, rest = divmod(panels, size)
         rounds, more = divmod(full, workers)
         return (rounds + 1) * size if more else rounds * size + rest
 
-    # A chunk reads all weights again, which takes as long as some part of a panel.
     return min(
-        range(most, max(1, most // 2) - 1, -1),
+        range(most, -(-most // 2) - 1, -1),
         key=lambda size: longest(size) + _CHUNK_PANELS * panels / (size * workers),
     )
 
@@ -75,7 +77,7 @@ def _laid_out(plan: Plan, pixels: int) -> tuple[Plan, int]:
     size = _even_chunk(panels, plan.chunk // COLUMNS, workers)
     parts = max(1, min(tiles(plan.target_channels), workers // -(-panels // size)))
     rows = min(plan.target_channels, -(-tiles(plan.target_channels) // parts) * ROWS)
-    return plan._replace(chunk=size * COLUMNS), rows
+    return plan._replace(chunk=min(size, panels) * COLUMNS), rows
 
 
 def _correlate(

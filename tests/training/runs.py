@@ -1,0 +1,22 @@
+"""What a run has learned, and how two of them compare."""
+
+import numpy as np
+
+
+def parameters(record) -> dict[str, np.ndarray]:
+    with np.load(record.model) as archive:
+        return {name: archive[name] for name in archive.files if name.startswith("parameters/")}
+
+
+def assert_identical(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def assert_close(one, other, tolerance=1e-5):
+    """Within `tolerance` of the largest number of each array."""
+    assert one.keys() == other.keys()
+    for name in one:
+        scale = np.abs(other[name]).max()
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=tolerance * scale, err_msg=name)
