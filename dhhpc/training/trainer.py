@@ -25,6 +25,7 @@ from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
+from dhhpc.training.splitting import calibrate, measured_weights
 from dhhpc.training.stopping import Stopped, stopping_on_signals
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -109,7 +110,10 @@ class Trainer:
         self.epoch, self.taken = 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.seconds = {"data": 0.0, "compute": 0.0}
+        self.rank_samples = 0
         self.warmup_seconds = warm_up(self.model, self.loader, world)
+        measured = experiment.parallel.split == "measured" and world.size > 1
+        self.calibrated = calibrate(self.model, self.loader, world) if measured else None
         self.started = time.perf_counter()
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -187,6 +191,8 @@ class Trainer:
         epoch, first = self.epoch, self.taken
         before = self.clock()
         messages, bytes_sent = self.world.messages, self.world.bytes_sent
+        if self.calibrated:
+            self.loader.weights = measured_weights(self.history, self.calibrated)
         self.method.begin_epoch(epoch, self.history)
         epoch_started = time.perf_counter()
         self.train_batches()
@@ -195,7 +201,7 @@ class Trainer:
         totals = self.sums.copy()
         self.world.allreduce_sum(totals)
         mine = {name: value - before[name] for name, value in self.clock().items()}
-        by_rank = self.world.allgather_object(mine)
+        by_rank, rank_samples = zip(*self.world.allgather_object((mine, self.rank_samples)), strict=True)
         seconds = time.perf_counter() - epoch_started
         self.check_state()
         results = self.means(totals)
@@ -212,6 +218,8 @@ class Trainer:
             "messages": messages,
             "bytes_sent": bytes_sent,
             "ranks": [{name: round(value, 4) for name, value in part.items()} for part in by_rank],
+            "rank_samples": rank_samples,
+            "weights": self.loader.weights,
         }
         if self.shards.count("validation"):
             started = time.perf_counter()
@@ -223,7 +231,7 @@ class Trainer:
             record["validation"] = without_details(validation)
             record["validation_seconds"] = round(time.perf_counter() - started, 4)
         self.history.append(record)
-        self.epoch, self.taken = epoch + 1, 0
+        self.epoch, self.taken, self.rank_samples = epoch + 1, 0, 0
         self.sums[:] = 0
         due = self.epoch % self.experiment.checkpoint.every_epochs == 0
         if due or self.epoch == self.experiment.epochs or self.meeting.stop_agreed:
@@ -248,6 +256,7 @@ class Trainer:
             if batch is None:
                 return
             samples = len(batch.indices)
+            self.rank_samples += samples
             # A batch takes the value at its end, so a warm-up does not begin with 0.
             position = self.epoch + (self.taken + batch.global_count) / loader.count
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
