@@ -3,11 +3,13 @@
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import failing_together
+from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.workload import parts, share
 from dhhpc.mpi.world import Pending, World, check_world, connect
 
 __all__ = [
+    "Levels",
     "Pending",
     "World",
     "average",
@@ -16,6 +18,7 @@ __all__ = [
     "cores_per_rank",
     "failing_together",
     "launch",
+    "levels_of",
     "parts",
     "pin_to_cores",
     "share",

@@ -25,6 +25,8 @@ class Meeting:
         stop_agreed: set on every rank by the first meeting after a request.
         trouble: set by a rank that cannot go on; one line.
         batches: that this rank has trained on, for all of them to count alike.
+        asks: whether ranks ask between meetings. Not where some wait for some others there: a rank that hears
+            news waits for all to hear them.
         due: the number of batches after which all ranks meet because one has news; None without any.
         wait_seconds: spent waiting for other ranks; part of the world's `seconds`.
     """
@@ -35,6 +37,7 @@ class Meeting:
         self.stop_agreed = False
         self.trouble: str | None = None
         self.batches = 0
+        self.asks = True
         self.due: int | None = None
         self.wait_seconds = 0.0
         self._questions: deque[Pending] = deque()
@@ -43,6 +46,8 @@ class Meeting:
         """After a batch without a meeting, but the last of an epoch: whether all ranks have to meet now."""
         if self.world.size == 1:
             return bool(self._news().any())
+        if not self.asks:
+            return False
         self._questions.append(self.world.begin_max(self._news()))
         while self._questions and self._questions[0].arrived():
             self._hear()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import pydantic
 
 from dhhpc.documents import Document
-from dhhpc.mpi import World
+from dhhpc.mpi import World, levels_of
 from dhhpc.training import combinations, periods
 from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
 from dhhpc.training.meeting import Meeting
+from dhhpc.training.two_level import TwoLevelAveraging
 
 if TYPE_CHECKING:
     from dhhpc.eddl import Model
@@ -239,6 +240,36 @@ class DiLoCo(Periodic):
         return combinations.OuterOptimizer(model, self.outer_learning_rate, self.outer_momentum)
 
 
+class TwoLevel(Method):
+    """See `TwoLevelAveraging`.
+
+    Attributes:
+        near_period: batches between two averagings in a group.
+        period: batches between two averagings of all ranks; a multiple of `near_period`.
+        ranks_per_group: as many ranks with neighbouring numbers are a group; those of a node unless given.
+        optimizer_state: `average`, or `keep`: every rank has its own.
+    """
+
+    method: Literal["two-level"]
+    near_period: pydantic.PositiveInt = 2
+    period: pydantic.PositiveInt = 16
+    ranks_per_group: pydantic.PositiveInt | None = None
+    optimizer_state: Literal["average", "keep"] = "average"
+
+    @pydantic.model_validator(mode="after")
+    def _check_periods(self) -> Self:
+        if self.period % self.near_period:
+            raise ValueError(f"period {self.period} is no multiple of near_period {self.near_period}")
+        return self
+
+    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+        levels = levels_of(world, self.ranks_per_group)
+        averages_optimizer = self.optimizer_state == "average"
+        return TwoLevelAveraging(
+            world, model, meeting, levels, self.near_period, self.period, averages_optimizer
+        )
+
+
 Parallel = Annotated[
     Gradient
     | FixedPeriod
@@ -250,6 +281,7 @@ Parallel = Annotated[
     | LocalSGD
     | BlockMomentum
     | Elastic
-    | DiLoCo,
+    | DiLoCo
+    | TwoLevel,
     pydantic.Field(discriminator="method"),
 ]

@@ -38,6 +38,8 @@ METHODS = {
     "fixed, long": {"method": "fixed", "period": 1000},
     "DiLoCo": {"method": "diloco", "period": 4},
     "DiLoCo, long": {"method": "diloco", "period": 100},
+    "two levels": {"method": "two-level", "near_period": 1, "period": 2, "ranks_per_group": 2},
+    "two levels, groups of one": {"method": "two-level", "near_period": 1, "period": 2, "ranks_per_group": 1},
 }
 PERIODS = {
     "increasing": [1, 2, 4, 4],
@@ -119,6 +121,40 @@ def by_hand(chosen: Experiment, count: int, name: str) -> dict[str, np.ndarray]:
                 ranks.average(lambda model: model.optimizer.state_vector)
 
         return ranks.run(meet, True, periods)
+    if name.startswith("two levels"):
+        known = {"batches": 0, "seen": np.zeros(count)}
+        groups = [
+            range(i, min(i + options.ranks_per_group, count))
+            for i in range(0, count, options.ranks_per_group)
+        ]
+
+        def average_groups(of, together):
+            """The mean of each group, or of them all, weighted by what each has seen."""
+            seen = ranks.seen + 1e-12  # of a group that has seen nothing all are alike
+            means = [
+                np.average([of(ranks.models[rank]) for rank in group], axis=0, weights=seen[group])
+                for group in groups
+            ]
+            if together:
+                weights = [known["seen"][group].sum() for group in groups]
+                means = [np.average(means, axis=0, weights=weights)] * len(groups)
+            for group, mean in zip(groups, means, strict=True):
+                for rank in group:
+                    of(ranks.models[rank])[:] = mean
+
+        def meet():
+            """After every batch; after every second, and the last of an epoch, all ranks together."""
+            known["batches"] += 1
+            known["seen"] += ranks.seen
+            last = known["batches"] == ranks.loaders[0].batches()
+            together = last or known["batches"] % 2 == 0
+            average_groups(lambda model: model.parameter_vector, together)
+            average_groups(lambda model: model.optimizer.state_vector, together)
+            if together:
+                known["seen"][:] = 0
+            known["batches"] = 0 if last else known["batches"]
+
+        return ranks.run(meet, True, [1] * chosen.epochs)
     if name.startswith("block momentum"):
         momentum = 1 - 1 / count if options.momentum is None else options.momentum
         known = {"w": start, "given": start, "step": np.zeros_like(start)}
