@@ -5,7 +5,7 @@ Nothing is looked for before that: the good case costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,13 +46,19 @@ def first_bad_sample(array: Array) -> int | None:
 
 
 def not_finite_loss(
-    model: Model, plan: Plan, inputs: Sequence[Array], targets: Sequence[Array], loss: float
+    model: Model,
+    plan: Plan,
+    inputs: Sequence[Array],
+    targets: Sequence[Array],
+    loss: float,
+    first: Callable[[Plan, Sequence[Array]], Layer | None] | None = None,
 ) -> NotFiniteError:
     """The error for a loss of a batch that is no number: looks for what happened first.
 
     Args:
         plan: has run forward on `inputs`; runs again, a layer at a time, as its buffers are reused.
         targets: as the losses took them; empty where there are none.
+        first: finds the first layer whose output is not finite, unless given `first_in_forward`.
     """
     what = f"the loss is {loss}"
     for layer, array in zip(model.inputs, inputs, strict=True):
@@ -63,7 +69,7 @@ def not_finite_loss(
     earlier = not_finite_state(model, what, statistics=not plan.training)
     if earlier is not None:
         return earlier
-    found = first_in_forward(plan, inputs)
+    found = (first or first_in_forward)(plan, inputs)
     if found is not None:
         cause = f"the first NaN or infinity came out of {describe(found)} in the forward pass"
         return NotFiniteError(f"{what}: {cause}", found.describe(), "forward")
@@ -113,14 +119,17 @@ def not_finite_state(model: Model, what: str, statistics: bool = True) -> NotFin
     return NotFiniteError(f"{what}: {cause}", layer.describe(), "update")
 
 
-def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:
-    """The first layer whose output for `inputs` is not finite; of layers that run as one, their first."""
+def first_in_forward(plan: Plan, inputs: Sequence[Array], to_the_end: bool = False) -> Layer | None:
+    """The first layer whose output for `inputs` is not finite; of layers that run as one, their first.
+
+    to_the_end: run the layers behind it too, where other ranks wait for what they send.
+    """
     bad: list[int] = []
 
     def watch(index: int) -> bool:
-        if not np.isfinite(plan.bound[index].output).all():
+        if not bad and not np.isfinite(plan.bound[index].output).all():
             bad.append(index)
-        return bool(bad)
+        return bool(bad) and not to_the_end
 
     plan.forward(inputs, watch)
     return plan.layers[bad[0]].members[0] if bad else None

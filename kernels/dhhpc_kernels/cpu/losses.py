@@ -172,7 +172,9 @@ def _huber(
 
 
 @compile_kernel
-def _dice_sums(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray, begin: int, end: int) -> None:
+def _dice_sums(
+    probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray, begin: int, end: int
+) -> None:
     for plane in range(begin, end):
         probability = probabilities[plane]
         target = targets[plane]
