@@ -1,6 +1,6 @@
 """eddl: networks as static graphs, after the European Distributed Deep Learning Library's functional API."""
 
-from dhhpc.eddl.finiteness import NotFiniteError
+from dhhpc.eddl.finiteness import NotFiniteElsewhereError, NotFiniteError
 from dhhpc.eddl.layers import (
     ELU,
     GELU,
@@ -102,6 +102,7 @@ __all__ = [
     "Maximum",
     "Model",
     "Multiply",
+    "NotFiniteElsewhereError",
     "NotFiniteError",
     "Optimizer",
     "RMSProp",

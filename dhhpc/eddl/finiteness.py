@@ -5,6 +5,7 @@ Nothing is looked for before that: the good case costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,43 @@ class NotFiniteError(DhhpcError):
         return NotFiniteError(message, self.layer, self.phase, self.sample)
 
 
+class NotFiniteElsewhereError(DhhpcError):
+    """A loss is NaN or infinite on another rank, which tells where."""
+
+    def __init__(self) -> None:
+        super().__init__("the loss of another rank is no longer finite")
+
+
 def first_bad_sample(array: Array) -> int | None:
     """Number of the first sample with a NaN or an infinity; None if all are finite."""
     bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
     return int(bad[0]) if bad.size else None
+
+
+def check_loss(
+    model: Model, plan: Plan, inputs: Sequence[Array], targets: Sequence[Array], loss: float
+) -> None:
+    """Refuse a training batch whose loss is no number, here or, with statistics over the ranks, on any rank.
+
+    Such statistics spread what is no number over all ranks, so the ranks where it began are the ones to tell.
+    The arguments are those of `not_finite_loss`.
+
+    Raises:
+        NotFiniteError, NotFiniteElsewhereError: running statistics are then as before the batch.
+    """
+    ranks, finite = model.sum_over_ranks, math.isfinite(loss)
+    if ranks.everywhere(finite):
+        return
+    error = None
+    if not finite:
+        with ranks.alone():
+            error = model.not_finite(plan, inputs, targets, loss)
+    began_here = error is not None and error.phase != "loss"
+    nowhere = ranks.everywhere(not began_here)
+    np.copyto(model.statistics_vector, model.statistics_before)
+    if error is not None and (began_here or nowhere):
+        raise error
+    raise NotFiniteElsewhereError
 
 
 def not_finite_loss(

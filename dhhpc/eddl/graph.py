@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -50,6 +51,44 @@ class Randomness:
 
 
 @dataclass
+class SumOverRanks:
+    """How layers whose statistics are those of the batches of all ranks learn them. One object a model.
+
+    All ranks run the same layers, so that their sums meet.
+
+    Attributes:
+        add: replaces a float64 vector in place by its sum over the ranks; None if every rank is by itself.
+        share: what this rank's gradients are multiplied by before those of all ranks are summed; 0 if its
+            batch stands for none.
+    """
+
+    add: Callable[[Array], None] | None = None
+    share: float = 1.0
+
+    def __call__(self, vector: Array) -> None:
+        assert self.add is not None
+        if self.share == 0:
+            vector.fill(0)
+        self.add(vector)
+
+    def everywhere(self, condition: bool) -> bool:
+        """Whether a condition holds on every rank."""
+        failures = np.array([0.0 if condition else 1.0])
+        if self.add is not None:
+            self.add(failures)
+        return not failures[0]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While inside, this rank is by itself."""
+        add, self.add = self.add, None
+        try:
+            yield
+        finally:
+            self.add = add
+
+
+@dataclass
 class Buffers:
     """The arrays of one layer in one plan. A gradient is None where nothing needs it.
 
@@ -68,6 +107,7 @@ class Buffers:
     saved: list[Array] = field(default_factory=list)
     workspace: Array = field(default_factory=lambda: np.empty(0, np.float32))
     randomness: Randomness = field(default_factory=Randomness)
+    sum_over_ranks: SumOverRanks = field(default_factory=SumOverRanks)
     position: int = 0
 
 

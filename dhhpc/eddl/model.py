@@ -12,11 +12,12 @@ import numpy as np
 
 from dhhpc.eddl import finiteness, initializers
 from dhhpc.eddl.arrays import as_inputs, as_targets
-from dhhpc.eddl.graph import Array, Layer, Randomness, Shape, topological_order
+from dhhpc.eddl.graph import Array, Layer, Randomness, Shape, SumOverRanks, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
+from dhhpc.eddl.state import load_state, read_state
 from dhhpc.eddl.stepping import CompletedTail, EarlyStep
 from dhhpc.eddl.storage import aligned_bytes, allocate, views
 from dhhpc.eddl.summary import summarize
@@ -39,6 +40,7 @@ class Model:
         parameter_vector, gradient_vector: flat float32 of every trained parameter, in the order of `layers`.
             `parameters()` and the layers see the same memory, so writing here changes the network.
         statistics_vector: flat float32 of the running statistics of batch normalisation.
+        sum_over_ranks: has batch normalisation take the statistics of all ranks' batches, if `add` is set.
         optimizer: given to `build`.
     """
 
@@ -54,6 +56,7 @@ class Model:
         self.gradient_vector = np.zeros(self.parameter_vector.size, np.float32)
         self.gradient_views = views(self.gradient_vector, [layer.parameters() for layer in self.layers])
         self.randomness = Randomness()
+        self.sum_over_ranks = SumOverRanks()
         self.optimizer: Optimizer | None = None
         self.losses: list[OutputLoss] = []
         self.metrics: list[str] = []
@@ -185,25 +188,7 @@ class Model:
         Raises:
             DhhpcError: an array is missing, too many, or of another shape; nothing is changed then.
         """
-        named = {f"parameters/{name}": array for name, array in self.parameters().items()}
-        if self.optimizer is not None and "optimizer/state" in state:
-            named["optimizer/state"] = self.optimizer.state_vector
-        given = {name for name in state if name.startswith("parameters/")}
-        strange = sorted(given.symmetric_difference(name for name in named if name.startswith("parameters/")))
-        if strange:
-            raise DhhpcError(
-                f"{what}: {strange[0]} is on one side only; load it into the network it was saved from"
-            )
-        for name, array in named.items():
-            if state[name].shape != array.shape:
-                raise DhhpcError(f"{what}: {name} has shape {state[name].shape}, the network {array.shape}")
-        for name, array in named.items():
-            array[...] = state[name]
-        if "random/seed" in state:  # not in files of version 0.1
-            self.randomness.seed = int(state["random/seed"])
-        if self.optimizer is not None and "optimizer/step_count" in state:
-            self.optimizer.step_count = int(state["optimizer/step_count"])
-            self.optimizer.learning_rate = float(state["optimizer/learning_rate"])
+        load_state(self, state, what)
 
     def save(self, path: Path | str) -> None:
         """Write `state()` to `path` as NumPy's .npz, whole or not at all. For the graph too, export ONNX."""
@@ -218,14 +203,7 @@ class Model:
         Raises:
             DhhpcError: the file is missing or damaged, or belongs to another network.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                state = {name: archive[name] for name in archive.files}
-        except FileNotFoundError:
-            raise DhhpcError(f"{path}: no such file; check the path") from None
-        except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged archive
-            raise DhhpcError(f"{path}: damaged or no saved model ({error}); use another copy") from None
-        self.load_state(state, str(path))
+        self.load_state(read_state(path), str(path))
 
     # -- running -------------------------------------------------------------------------------------------
 
@@ -244,9 +222,8 @@ class Model:
         self.plans[key] = plan
         if plan.size > self.arena.size:
             self.arena = aligned_bytes(plan.size)
-        plan.bind(
-            self.arena, self.parameter_views, self.gradient_views, self.statistic_views, self.randomness
-        )
+        views_of_all = self.parameter_views, self.gradient_views, self.statistic_views
+        plan.bind(self.arena, *views_of_all, self.randomness, self.sum_over_ranks)
         return plan
 
     def make_plan(self, batch: int, shapes: Sequence[Shape], training: bool) -> Plan:
@@ -288,6 +265,7 @@ class Model:
         Raises:
             NotFiniteError: the loss is NaN or infinite; names the layer that was the first to produce such a
                 number. Parameters, statistics and gradients are then as before.
+            NotFiniteElsewhereError: the same on another rank, with statistics over the ranks.
             DhhpcError: the arrays do not fit the network.
         """
         plan, results = self.forward_with_loss(inputs, targets, first_sample)
@@ -318,10 +296,7 @@ class Model:
             results["loss"] += self.losses[number].gradient(
                 self.kernels, prediction, expected, gradient, logits
             )
-        if not math.isfinite(results["loss"]):
-            error = self.not_finite(plan, inputs, targets, results["loss"])
-            np.copyto(self.statistics_vector, self.statistics_before)
-            raise error
+        finiteness.check_loss(self, plan, inputs, targets, results["loss"])
         return plan, results
 
     def metric_values(self, prediction: Array, target: Array) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dhhpc.eddl.fusion import fuse
-from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape
+from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape, SumOverRanks
 from dhhpc.eddl.memory import Block, place
 from dhhpc.eddl.recomputation import Recomputation
 
@@ -290,6 +290,7 @@ class Plan:
         gradients: list[list[Array]],
         statistics: list[list[Array]],
         randomness: Randomness,
+        sum_over_ranks: SumOverRanks,
     ) -> None:
         """Make the views of `arena` (bytes) and of the model's arrays, a list a layer, that the steps use."""
         if self.arena is arena:
@@ -302,7 +303,8 @@ class Plan:
                 [array for member in self.members[index] for array in arrays[member]]
                 for arrays in (parameters, gradients, statistics)
             )
-            buffers.randomness, buffers.position = randomness, self.members[index][0]
+            buffers.randomness, buffers.sum_over_ranks = randomness, sum_over_ranks
+            buffers.position = self.members[index][0]
             buffers.saved = [slot.view(arena) for slot in step.saved]
             if step.workspace:
                 buffers.workspace = step.workspace.view(arena)

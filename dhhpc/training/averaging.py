@@ -30,11 +30,14 @@ class Averaging(ABC):
 
     Attributes:
         averages_gradients: whether the gradients are needed before the step, in this epoch.
+        computes_together: whether ranks hear of each other while they compute, so that one whose part of a
+            batch is empty must compute too, on anything.
         period: batches from one averaging to the next, in this epoch.
         averagings: how many there were in this epoch.
     """
 
     averages_gradients = False
+    computes_together = False
 
     def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
         self.world, self.model, self.meeting = world, model, meeting
@@ -83,29 +86,41 @@ class Averaging(ABC):
 
 class GradientAveraging(Averaging):
     """Gradients are averaged before every step, weighted by samples: N ranks with batches of b make the
-    steps of one rank with batches of N b. Batch-norm statistics are averaged after it.
+    steps of one rank with batches of N b. Batch-norm statistics are averaged after it, or are those of the
+    batches of all ranks from the start.
 
     Each bucket of gradients, from the last layer to the first, is sent as soon as it is there, while the
     backward pass goes on (Li et al., 2020, "PyTorch Distributed", section 3.2.3).
 
     Args:
         bucket_floats: gradients of a bucket, at least; 0 to send all of them after the backward pass.
+        synchronised: batch normalisation takes the statistics of all ranks' batches.
     """
 
-    def __init__(self, world: World, model: Model, meeting: Meeting, bucket_floats: int) -> None:
+    def __init__(
+        self, world: World, model: Model, meeting: Meeting, bucket_floats: int, synchronised: bool = False
+    ) -> None:
         super().__init__(world, model, meeting)
         self.averages_gradients = world.size > 1
-        self.bucket_floats = bucket_floats
-        self.sent_from = model.gradient_vector.size
+        self.computes_together = synchronised and world.size > 1
+        if self.computes_together:
+            model.sum_over_ranks.add = world.allreduce_sum
+        self.overlaps = bucket_floats > 0
+        # The same on all ranks, whatever happens on one of them.
+        size = model.gradient_vector.size
+        buckets = max(1, size // bucket_floats) if self.overlaps else 1
+        self.edges = [size * number // buckets for number in range(buckets + 1)]
+        self.unsent = buckets
         self.pending: deque[Pending] = deque()
 
     def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
-        if self.bucket_floats == 0:
+        share = samples / global_samples
+        self.model.sum_over_ranks.share = share
+        if not self.overlaps or not samples:
             return None
 
         def completed(start: int) -> None:
-            if self.sent_from - start >= self.bucket_floats:
-                self._send(start, samples / global_samples)
+            self._send_from(start, share)
             while self.pending and self.pending[0].arrived():
                 self.pending.popleft()
 
@@ -117,26 +132,28 @@ class GradientAveraging(Averaging):
             return
         if samples == 0:
             self.model.gradient_vector.fill(0)
-        if self.bucket_floats:
+        if self.overlaps:
             # A rank in trouble sends too, so that all learn of it at the meeting and none waits for ever.
-            self._send(0, samples / global_samples)
+            self._send_from(0, samples / global_samples)
             self.meeting.meet()
         else:
             self.meeting.meet()
-            self._send(0, samples / global_samples)
+            self._send_from(0, samples / global_samples)
         while self.pending:
             self.pending.popleft().wait()
-        self.sent_from = self.model.gradient_vector.size
+        self.unsent = len(self.edges) - 1
 
-    def _send(self, start: int, share: float) -> None:
-        bucket = self.model.gradient_vector[start : self.sent_from]
-        if bucket.size:
+    def _send_from(self, start: int, share: float) -> None:
+        """Send the buckets that lie behind a place in the gradients and have not been sent."""
+        while self.unsent and self.edges[self.unsent - 1] >= start:
+            self.unsent -= 1
+            bucket = self.model.gradient_vector[self.edges[self.unsent] : self.edges[self.unsent + 1]]
             np.multiply(bucket, np.float32(share), out=bucket)
             self.pending.append(self.world.begin_sum(bucket))
-        self.sent_from = start
 
     def after_batch(self, samples: int, global_samples: int) -> bool:
-        average(self.world, [self.model.statistics_vector], samples, global_samples)
+        if not self.computes_together:
+            average(self.world, [self.model.statistics_vector], samples, global_samples)
         self.averagings += 1
         return True
 

@@ -48,13 +48,19 @@ class Gradient(Method):
     Attributes:
         bucket_megabytes: gradients are sent in buckets of at least this size while the backward pass goes on;
             0 sends all of them after it.
+        batch_normalization: `local`: every rank normalises by the statistics of its own part of a batch;
+            `synchronised`: by those of all, in two more messages a layer and step. For parts of a few
+            samples, and for results that do not depend on the number of ranks.
     """
 
     method: Literal["gradient"] = "gradient"
     bucket_megabytes: pydantic.NonNegativeFloat = 2.0
+    batch_normalization: Literal["local", "synchronised"] = "local"
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        return GradientAveraging(world, model, meeting, math.ceil(self.bucket_megabytes * 2**20 / 4))
+        bucket_floats = math.ceil(self.bucket_megabytes * 2**20 / 4)
+        synchronised = self.batch_normalization == "synchronised"
+        return GradientAveraging(world, model, meeting, bucket_floats, synchronised)
 
 
 class Periodic(Method):

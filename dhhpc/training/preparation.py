@@ -49,7 +49,8 @@ def warm_up(model: Model, loader: Loader, world: World) -> float:
             before = model.state()
             images = np.zeros((loader.batch_size, *loader.sample_shape), np.float32)
             outputs = model.predict([images])
-            model.train_batch([images], [np.zeros_like(output) for output in outputs])
+            with model.sum_over_ranks.alone():
+                model.train_batch([images], [np.zeros_like(output) for output in outputs])
             model.load_state(before)
         world.barrier()
     return time.perf_counter() - started

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dhhpc.data.loader import Loader
-from dhhpc.eddl import NotFiniteError
+from dhhpc.eddl import NotFiniteElsewhereError, NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
@@ -32,6 +32,11 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 def ignore(event: str, values: dict[str, Any]) -> None:
     """A listener that does nothing."""
+
+
+def something(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A batch, or one sample of zeros in place of an empty one."""
+    return array if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
 
 
 def train(
@@ -251,17 +256,20 @@ class Trainer:
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
             self.optimizer.learning_rate = self.base_rate * factor
             loss, stepped = 0.0, False
-            if samples:
+            if samples or self.method.computes_together:
                 try:
-                    arrays = [batch.images], [batch.targets], batch.first
+                    arrays = [something(batch.images)], [something(batch.targets)], batch.first
                     if averages_gradients:
                         completed = self.method.while_computing(samples, batch.global_count)
                         results = model.compute_gradients(*arrays, completed)
                     else:
                         results = model.train_batch(*arrays)
                         stepped = True
-                    loss = results["loss"]
-                    self.sums += samples * np.array([1.0, *results.values()])
+                    if samples:
+                        loss = results["loss"]
+                        self.sums += samples * np.array([1.0, *results.values()])
+                except NotFiniteElsewhereError:
+                    loss = math.nan
                 except NotFiniteError as error:
                     # Told at the next meeting, before anything is averaged or kept.
                     told = in_batch(error, self.epoch, self.batch, batch, loader, self.world)

@@ -1,5 +1,7 @@
 """Batch normalization against PyTorch and finite differences."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,91 @@ def test_statistics_of_many_values_far_from_zero(kernels, draw, poisoned):
     normalize(kernels, x, np.ones(1, "f"), np.zeros(1, "f"), running, poisoned(*x.shape), poisoned)
     assert abs(running[0][0] / MOMENTUM / x.mean(dtype=np.float64) - 1) < 1e-6
     assert abs(running[1][0] / MOMENTUM / x.var(dtype=np.float64, ddof=1) - 1) < 1e-5
+
+
+class Ranks:
+    """Sums over ranks that take turns: in the first round they are written down, in the second given."""
+
+    def __init__(self, shares):
+        self.shares, self.total, self.given = shares, 0, False
+        self.share = 1.0
+
+    def __call__(self, vector):
+        if self.given:
+            vector[:] = self.total
+        else:
+            self.total = self.total + vector
+
+    def each(self, act):
+        for second_round in (False, True):
+            for rank, share in enumerate(self.shares):
+                self.given, self.share = second_round, share
+                act(rank)
+        self.total = 0
+
+
+@PROFILE
+@given(
+    batches=st.lists(st.integers(1, 4), min_size=2, max_size=3),
+    spatial=st.sampled_from([(), (3, 5), (33, 7)]),
+    slope=st.sampled_from([0.0, 0.2, 1.0]),
+    skipped=st.booleans(),
+)
+def test_statistics_over_ranks_equal_pytorch_on_the_whole_batch(
+    batches, spatial, slope, skipped, kernels, draw, poisoned, assert_close
+):
+    """Each rank's gradients are those of its mean loss, to be weighed by its share of the samples."""
+    samples, channels = sum(batches), 4
+    x, skip, grad_out = (draw(seed, samples, channels, *spatial) for seed in (1, 2, 3))
+    gamma, beta, running = draw(4, channels), draw(5, channels), [draw(6, channels), np.ones(channels, "f4")]
+    arrays = (x, skip, gamma, beta, *running)
+    x64, skip64, gamma64, beta64, mean64, variance64 = (torch.tensor(a, dtype=torch.float64) for a in arrays)
+    for tensor in (x64, skip64, gamma64, beta64):
+        tensor.requires_grad_()
+    normal = torch.nn.functional.batch_norm(x64, mean64, variance64, gamma64, beta64, True, MOMENTUM, EPSILON)
+    expected = torch.nn.functional.leaky_relu(normal + skip64 if skipped else normal, slope)
+    expected.backward(torch.tensor(grad_out))
+
+    edges = np.cumsum([0, *batches])
+    parts = [slice(first, last) for first, last in itertools.pairwise(edges)]
+    shares = [size / samples for size in batches]
+    ranks, out, saved = Ranks(shares), poisoned(*x.shape), [poisoned(channels), poisoned(channels)]
+    grad_x, grad_skip = poisoned(*x.shape), poisoned(*x.shape)
+    grad_gamma, grad_beta = ([poisoned(channels) for _ in parts] for _ in range(2))
+
+    def forward(rank):
+        part, moved = parts[rank], [array.copy() for array in running]
+        source = skip[part] if skipped else None
+        arguments = (gamma, beta, *moved, out[part], *saved, MOMENTUM, EPSILON, source, slope, ranks)
+        kernels.batch_normalization_training(x[part], *arguments)
+        if ranks.given:
+            assert_close(moved[0], mean64.numpy())
+            assert_close(moved[1], variance64.numpy())
+
+    def backward(rank):
+        part = parts[rank]
+        rest = (None, out[part], grad_skip[part]) if skipped else (None, None, None)
+        kernels.batch_normalization_backward(
+            x[part],
+            grad_out[part] / np.float32(shares[rank]),
+            gamma,
+            beta,
+            *saved,
+            grad_x[part],
+            grad_gamma[rank],
+            grad_beta[rank],
+            *rest,
+            slope,
+            ranks,
+        )
+
+    ranks.each(forward)
+    assert_close(out, expected.detach().numpy(), 1e-4)
+    ranks.each(backward)
+    weights = np.repeat(np.float32(shares), batches).reshape(-1, *[1] * (x.ndim - 1))
+    tolerance = 1e-4 if x.size // channels > 10 else 1e-2
+    assert_close(grad_x * weights, x64.grad.numpy(), tolerance)
+    if skipped:
+        assert_close(grad_skip * weights, skip64.grad.numpy(), 1e-4)
+    for found, wanted in ((grad_gamma, gamma64), (grad_beta, beta64)):
+        assert_close(sum(s * g for s, g in zip(shares, found, strict=True)), wanted.grad.numpy(), tolerance)

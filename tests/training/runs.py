@@ -20,3 +20,9 @@ def assert_close(one, other, tolerance=1e-5):
     for name in one:
         scale = np.abs(other[name]).max()
         np.testing.assert_allclose(one[name], other[name], rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def largest_difference(one, other) -> float:
+    """Of any two numbers; for arrays that begin at 0 and stay small."""
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)

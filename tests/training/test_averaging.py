@@ -253,7 +253,7 @@ def test_a_stopped_run_goes_on_with_one_rank(world, shared, shards, name):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("megabytes", [1e-6, 0.002, 2.0])
+@pytest.mark.parametrize("megabytes", [0.0005, 0.002, 2.0])
 def test_buckets_sent_during_the_backward_pass_give_the_same_parameters(world, shared, shards, megabytes):
     """Batches of 5, so that the last one leaves a rank without samples if there are more than two."""
     changes = {"network": {"name": "unet", "channels": [4, 8]}, "batch_size": 5}

@@ -16,7 +16,7 @@ from dhhpc.mpi import World
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
 from dhhpc.training.checkpoint import CheckpointFolder
 from tests import synthetic
-from tests.training.runs import assert_close, assert_identical, parameters
+from tests.training.runs import assert_close, assert_identical, largest_difference, parameters
 
 
 def run(shards: Path, output: Path, world: World | None = None, create=zoo.create, **changes):
@@ -309,6 +309,29 @@ def test_gradient_averaging_equals_one_rank_with_the_global_batch(world, shared,
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("megabytes", [0, 0.002])
+@pytest.mark.parametrize("memory", ["full", "low"])
+def test_synchronised_batch_normalisation_equals_one_rank(world, shared, megabytes, memory):
+    """50 steps, and the running statistics too; the second batch of an epoch leaves ranks without samples."""
+    if world.rank == 0:
+        synthetic.write_discs(shared / "odd", {"training": 8 * world.size + 1})
+    world.barrier()
+    changes = {
+        "epochs": 25,
+        "memory": memory,
+        "network": {"name": "unet", "channels": [4, 8]},
+        "optimizer": {"name": "sgd", "learning_rate": 0.01},
+    }
+    method = {"method": "gradient", "batch_normalization": "synchronised", "bucket_megabytes": megabytes}
+    together = run(shared / "odd", shared / "ranks", world, batch_size=8, parallel=method, **changes)
+    expected = alone(world, shared / "odd", shared / "alone", batch_size=8 * world.size, **changes)
+    assert any("running_variance" in name for name in expected)
+    assert largest_difference(parameters(together), expected) < 1e-5
+    local = run(shared / "odd", shared / "local", world, batch_size=8, **changes)
+    assert largest_difference(parameters(local), expected) > 1e-3
+
+
+@pytest.mark.mpi
 def test_ranks_drop_what_one_rank_with_the_global_batch_drops(world, shared, shards):
     changes = {"epochs": 2, "create": with_dropout}
     together = run(shards, shared / "together", world, batch_size=4, **changes)
@@ -382,7 +405,16 @@ def test_a_bad_loss_on_one_rank_is_told_alike_on_all(world, shared):
         masks = np.zeros((8, 16, 16), np.uint8)
         synthetic.write_shards(shared / "bad", {"training": (images, masks, None)}, ["disc"])
     world.barrier()
-    for method in ({"method": "gradient"}, {"method": "fixed", "period": 3}):
-        with pytest.raises(DhhpcError, match="the loss is nan") as caught:
-            run(shared / "bad", shared / f"run-{method['method']}", world, batch_size=1, parallel=method)
+    methods = (
+        {"method": "gradient"},
+        {"method": "fixed", "period": 3},
+        {"method": "gradient", "batch_normalization": "synchronised"},
+    )
+    network = {"name": "unet", "channels": [4, 8]}
+    for number, method in enumerate(methods):
+        changes = {"batch_size": 1, "parallel": method, "network": network}
+        with pytest.raises(
+            DhhpcError, match=r"the loss is nan: sample 1 .* training image training-5 "
+        ) as caught:
+            run(shared / "bad", shared / f"run-{number}", world, **changes)
         assert len(set(world.allgather_object(str(caught.value)))) == 1

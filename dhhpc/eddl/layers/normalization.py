@@ -16,7 +16,8 @@ class BatchNormalization(Layer):
     """Per channel: gamma (x - mean) / sqrt(variance + epsilon) + beta (Ioffe and Szegedy, 2015).
 
     Training uses the batch's mean and variance and moves the running ones by `momentum` towards them (the
-    running variance is the unbiased one); inference uses the running ones.
+    running variance is the unbiased one); inference uses the running ones. The batch is that of all ranks
+    where `Model.sum_over_ranks` says so.
 
     Args:
         parent: layer of shape (channels, height, width) or (features,).
@@ -72,7 +73,8 @@ class BatchNormalization(Layer):
         x, arrays = buffers.inputs[-1], (*buffers.parameters, *buffers.statistics, buffers.output)
         if training:
             rates = self.momentum, self.epsilon
-            kernels.batch_normalization_training(x, *arrays, *buffers.saved, *rates, skip, slope)
+            ranks = buffers.sum_over_ranks if buffers.sum_over_ranks.add else None
+            kernels.batch_normalization_training(x, *arrays, *buffers.saved, *rates, skip, slope, ranks)
         else:
             kernels.batch_normalization_inference(x, *arrays, self.epsilon, skip, slope)
 
@@ -99,6 +101,7 @@ class BatchNormalization(Layer):
             output,
             grad_skip,
             slope,
+            buffers.sum_over_ranks if buffers.sum_over_ranks.add else None,
         )
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:

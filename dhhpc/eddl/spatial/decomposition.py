@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from dhhpc.eddl.graph import AXES, Array, Layer, Shape
 from dhhpc.eddl.layers import Dropout, Input
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.model import Model
-from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
 from dhhpc.eddl.spatial.exchange import Ranks, RowExchange
 from dhhpc.eddl.spatial.layer import SlabLayer
@@ -28,8 +28,8 @@ PHASES = ("input", "backward", "update", "forward", "target", "loss")
 
 def decompose(network: Model, ranks: Ranks, size: Sequence[int] | None = None) -> SlabModel:
     """This rank's part of a network for images that are cut along their first axis (height, or depth of
-    volumes) over ranks. It computes what the network would: to rounding, the same outputs, loss and gradients,
-    from about 1/ranks of the memory.
+    volumes) over ranks. It computes what the network would: to rounding, the same outputs, losses and
+    gradients, in about 1/ranks of the memory.
 
     Every convolution, pooling and upsampling layer gets the rows that it needs from the ranks that hold them
     and returns their gradients; zeros are padded at the image's border only (Jin et al., Spatially Parallel
@@ -37,8 +37,8 @@ def decompose(network: Model, ranks: Ranks, size: Sequence[int] | None = None) -
     Parallelism, 2019).
 
     Args:
-        network: built, with equal parameters on all ranks. Parameters, gradients, statistics and optimizer are
-            shared with it: training the part trains the network, which is saved and exported as ever.
+        network: built, with equal parameters on all ranks. Parameters, gradients, statistics and optimizer
+            are shared with it: training the part trains the network, which is saved and exported as ever.
         ranks: all of them decompose it, and make all calls of their parts together: `dhhpc.mpi.connect()`.
         size: of the whole images, (height, width) or (depth, height, width); the network's unless given.
 
@@ -50,8 +50,8 @@ def decompose(network: Model, ranks: Ranks, size: Sequence[int] | None = None) -
 
 
 class SlabModel(Model):
-    """A rank's part of a network, see `decompose`. As a `Model`, but inputs, targets and predictions hold this
-    rank's rows, and losses and metrics are those of whole images, alike on all ranks.
+    """A rank's part of a network, see `decompose`. As a `Model`, but inputs, targets and predictions hold
+    this rank's rows, and losses and metrics are those of whole images, alike on all ranks.
 
     Attributes:
         rows: (start, stop) of this rank's rows of the input.
@@ -62,8 +62,8 @@ class SlabModel(Model):
             raise DhhpcError(f"{network.name}: call build() before it is decomposed")
         if network.memory != "full":
             raise DhhpcError(
-                f"{network.name}: memory {network.memory!r} cannot be decomposed, as each rank would choose on "
-                "its own what to compute again; build it with memory full"
+                f"{network.name}: memory {network.memory!r} cannot be decomposed, as each rank would choose "
+                "for itself what to compute again; build it with memory full"
             )
         self.ranks = ranks
         self.whole = shapes_of(network, size)
@@ -92,7 +92,7 @@ class SlabModel(Model):
             return self.on_own_rows(layer, parents)
         rows = self.whole[id(layer.parents[0])][1]
         bounds, wanted = cuts(rows, self.ranks.size), cuts(self.whole[id(layer)][1], self.ranks.size)
-        windows = [window(layer, rows, *pair) for pair in zip(wanted, wanted[1:], strict=False)]
+        windows = [window(layer, rows, *pair) for pair in itertools.pairwise(wanted)]
         exchange = RowExchange(self.ranks, bounds, [(each.start, each.stop) for each in windows])
         mine = windows[self.ranks.rank]
         slab = SlabLayer(layer, parents[0], mine, exchange, first, last)
@@ -118,6 +118,7 @@ class SlabModel(Model):
         self.statistics_vector, self.statistic_views = network.statistics_vector, network.statistic_views
         self.randomness, self.optimizer = network.randomness, network.optimizer
         self.kernels, self.metrics, self.built = network.kernels, network.metrics, True
+        self.sum_over_ranks.add = self.ranks.allreduce_sum
         self.heights = [self.whole[id(output)][1] for output in network.outputs]
         self.losses = [
             SlabLoss(loss.names, output, output.shape[1] / height, self.ranks)
@@ -135,8 +136,8 @@ class SlabModel(Model):
     # -- arrays --------------------------------------------------------------------------------------------
 
     def cut(self, array: Array, axis: int = 2) -> Array:
-        """This rank's rows of a whole array: images, masks or predictions (samples, channels, rows, ...). Masks
-        of class indices have their rows on axis 1."""
+        """This rank's rows of a whole array: images, masks or predictions (samples, channels, rows, ...).
+        Masks of class indices have their rows on axis 1."""
         first, last = self.own(array.shape[axis])
         return array[(slice(None),) * axis + (slice(first, last),)]
 
@@ -150,7 +151,7 @@ class SlabModel(Model):
             bounds = cuts(height, self.ranks.size)
             shapes = [
                 (*output.shape[:2], stop - start, *output.shape[3:])
-                for start, stop in zip(bounds, bounds[1:], strict=False)
+                for start, stop in itertools.pairwise(bounds)
             ]
             received = {rank: np.empty(shapes[rank], output.dtype) for rank in range(1, self.ranks.size)}
             self.ranks.exchange({}, received)
@@ -185,7 +186,7 @@ class SlabModel(Model):
         first_sample: int = 0,
         completed: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
-        """As `Model.compute_gradients`: `gradient_vector` holds the whole images' gradients, on every rank."""
+        """As `Model.compute_gradients`; `gradient_vector` is that of the whole images, on every rank."""
         results = super().compute_gradients(inputs, targets, first_sample)
         self.ranks.allreduce_sum(self.gradient_vector)
         if completed is not None:
@@ -264,8 +265,8 @@ def check_rows(network: Model, shapes: dict[int, Shape], ranks: int) -> None:
 
 
 def fewest_rows(network: Model, size: Shape, ranks: int) -> int:
-    """The fewest rows of images, otherwise of `size`, that give every rank a row of each activation; multiples
-    of the power of two that divides those of `size`, as networks often take no others."""
+    """The fewest rows of images, otherwise of `size`, that give every rank a row of each activation; a
+    multiple of the power of two that divides those of `size`, as networks often take no others."""
     step = size[0] & -size[0]
     for rows in range(size[0] + step, ranks * size[0], step):
         with contextlib.suppress(DhhpcError):  # the network takes no images of so many rows

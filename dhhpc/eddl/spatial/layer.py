@@ -82,8 +82,8 @@ class SlabLayer(Layer):
         return self.places(batch, shapes[0])[1] + scratch
 
     def places(self, batch: int, shape: Shape) -> tuple[int, int]:
-        """Where the layer's output and its scratch begin in the workspace; the output is there only if some of
-        its rows are to be dropped."""
+        """Where the layer's output and its scratch begin in the workspace; the output is there only if some
+        of its rows are to be dropped."""
         output, computed = aligned(batch * math.prod(self.extended(shape))), self.computed(shape)
         return output, output + (aligned(batch * math.prod(computed)) if computed[1] > self.rows else 0)
 

@@ -15,12 +15,13 @@ from dhhpc.eddl.layers.activations import ActivationLayer
 from dhhpc.eddl.layers.convolution import Conv, ConvTranspose
 from dhhpc.eddl.layers.dropout import Dropout
 from dhhpc.eddl.layers.merging import MergingLayer
+from dhhpc.eddl.layers.normalization import BatchNormalization
 from dhhpc.eddl.layers.pooling import PoolingLayer
 from dhhpc.eddl.layers.reshaping import Input
 from dhhpc.eddl.layers.upsampling import UpSampling
 
-# Each row of the output is made of the same row of the inputs.
-BY_ROW: tuple[type[Layer], ...] = (Input, ActivationLayer, MergingLayer, Dropout)
+# Each row of the output is made of the same row of the inputs, and of statistics that the ranks sum.
+BY_ROW: tuple[type[Layer], ...] = (Input, ActivationLayer, MergingLayer, BatchNormalization, Dropout)
 
 
 def cuts(rows: int, ranks: int) -> list[int]:
@@ -65,7 +66,7 @@ def convolution_window(layer: Any, rows: int, first: int, last: int) -> Window:
 
 
 def pooling_window(layer: Any, rows: int, first: int, last: int) -> Window:
-    """A pooling layer pads as ever, as what it pads counts for nothing; windows that lack rows are dropped."""
+    """A pooling layer pads as ever: what it pads counts for nothing. Windows that lack rows are dropped."""
     kernel, stride, padding = layer.kernel[0], layer.stride[0], layer.padding[0]
     begin = max(0, first - -(-padding // stride))
     return Window(begin * stride, min(rows, (last - 1) * stride - padding + kernel), 0, 0, begin)
