@@ -174,9 +174,7 @@ class SlabModel(Model):
     ) -> tuple[Plan, dict[str, float]]:
         for layer in self.layers:
             if isinstance(layer, Dropout) and layer.rate:
-                raise layer.refuse(
-                    "dropout draws for whole images and cannot be trained on parts; leave it out"
-                )
+                raise layer.refuse("dropout draws for whole images, not for parts; leave it out for training")
         return super().forward_with_loss(inputs, targets, first_sample)
 
     def compute_gradients(

@@ -47,6 +47,10 @@ class SlabLayer(Layer):
         self.inner.shape = self.computed(parent.shape)
 
     @property
+    def kind(self) -> str:
+        return self.inner.kind
+
+    @property
     def moves_rows(self) -> bool:
         """Whether it is more than the inner layer on this rank's own rows."""
         shape = self.parents[0].shape
