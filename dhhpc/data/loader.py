@@ -129,9 +129,14 @@ class Loader:
         return (channels, *(self.patch.size if self.patch else (height, width)))
 
     @property
+    def global_batch_size(self) -> int:
+        """Samples of a global batch but the last."""
+        return self.batch_size * self.ranks
+
+    @property
     def batches_per_epoch(self) -> int:
         """Global batches in an epoch: the same number on every rank."""
-        return -(-self.count // (self.batch_size * self.ranks))
+        return -(-self.count // self.global_batch_size)
 
     def order(self, epoch: int) -> Array:
         """The samples of an epoch in their global order, (count,) int64."""
@@ -159,7 +164,7 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, order: Array, epoch: int, number: int) -> Batch:
-        size = self.batch_size * self.ranks
+        size = self.global_batch_size
         whole = order[number * size : (number + 1) * size]
         part = share(len(whole), self.rank, self.ranks)
         indices = whole[part.start : part.stop]

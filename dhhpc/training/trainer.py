@@ -83,8 +83,8 @@ class Trainer:
             self.shards,
             "training",
             self.batch_size,
-            world.rank,
-            world.size,
+            world.rank % experiment.parallel.dealt(world.size),
+            experiment.parallel.dealt(world.size),
             experiment.seed,
             experiment.data.patch,
             experiment.augmentations,
@@ -109,7 +109,7 @@ class Trainer:
         self.epoch, self.batch = 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.seconds = {"data": 0.0, "compute": 0.0}
-        self.warmup_seconds = warm_up(self.model, self.loader, world)
+        self.warmup_seconds = warm_up(self.method, self.loader, world)
         self.started = time.perf_counter()
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Trainer:
             self.model,
             self.method,
             self.world,
-            self.batch_size * self.world.size,
+            self.loader.global_batch_size,
             self.warn,
         )
         if checkpoint is not None:
@@ -202,7 +202,7 @@ class Trainer:
         seconds = time.perf_counter() - epoch_started
         self.check_state()
         results = self.means(totals)
-        samples = self.loader.count - first * self.batch_size * self.world.size
+        samples = self.loader.count - first * self.loader.global_batch_size
         record: dict[str, Any] = {
             "epoch": epoch,
             **results,
@@ -220,7 +220,8 @@ class Trainer:
             started = time.perf_counter()
             try:
                 with self.method.agreed():
-                    validation = evaluate(self.model, self.shards, "validation", self.world)
+                    cuts_images = self.method.cuts_images
+                    validation = evaluate(self.model, self.shards, "validation", self.world, cuts_images)
             except NotFiniteError as error:
                 raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
             record["validation"] = without_details(validation)
@@ -239,7 +240,7 @@ class Trainer:
 
     def train_batches(self) -> None:
         """The batches of the current epoch from `self.batch` on."""
-        loader, model = self.loader, self.model
+        loader, model, share_of = self.loader, self.method.network, self.method.share_of
         batches = loader.epoch(self.epoch, self.batch)
         averages_gradients = self.method.averages_gradients
         while True:
@@ -258,7 +259,8 @@ class Trainer:
             loss, stepped = 0.0, False
             if samples or self.method.computes_together:
                 try:
-                    arrays = [something(batch.images)], [something(batch.targets)], batch.first
+                    images, targets = (share_of(something(each)) for each in (batch.images, batch.targets))
+                    arrays = [images], [targets], batch.first
                     if averages_gradients:
                         completed = self.method.while_computing(samples, batch.global_count)
                         results = model.compute_gradients(*arrays, completed)
@@ -342,7 +344,7 @@ class Trainer:
             epoch=self.epoch,
             batch=self.batch,
             ranks=self.world.size,
-            global_batch=self.batch_size * self.world.size,
+            global_batch=self.loader.global_batch_size,
             state=state,
             history=self.history,
             sums=dict(zip(names, sums.tolist(), strict=True)) if self.batch else {},

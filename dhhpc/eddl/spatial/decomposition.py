@@ -58,16 +58,8 @@ class SlabModel(Model):
     """
 
     def __init__(self, network: Model, ranks: Ranks, size: Sequence[int] | None = None) -> None:
-        if not network.built:
-            raise DhhpcError(f"{network.name}: call build() before it is decomposed")
-        if network.memory != "full":
-            raise DhhpcError(
-                f"{network.name}: memory {network.memory!r} cannot be decomposed, as each rank would choose "
-                "for itself what to compute again; build it with memory full"
-            )
         self.ranks = ranks
-        self.whole = shapes_of(network, size)
-        check_rows(network, self.whole, ranks.size)
+        self.whole = check(network, ranks.size, size)
         parts: dict[int, Layer] = {}
         for layer in network.layers:
             parents = [parts[id(parent)] for parent in layer.parents]
@@ -141,22 +133,19 @@ class SlabModel(Model):
         first, last = self.own(array.shape[axis])
         return array[(slice(None),) * axis + (slice(first, last),)]
 
-    def gather(self, outputs: Sequence[Array]) -> list[Array] | None:
-        """Whole predictions on rank 0 from all ranks' rows, as `predict` returns them; None elsewhere."""
+    def gather(self, outputs: Sequence[Array]) -> list[Array]:
+        """Whole predictions, on every rank, from all ranks' rows as `predict` returns them."""
         whole = []
         for output, height in zip(outputs, self.heights, strict=True):
-            if self.ranks.rank > 0:
-                self.ranks.exchange({0: np.ascontiguousarray(output)}, {})
-                continue
-            bounds = cuts(height, self.ranks.size)
-            shapes = [
-                (*output.shape[:2], stop - start, *output.shape[3:])
-                for start, stop in itertools.pairwise(bounds)
-            ]
-            received = {rank: np.empty(shapes[rank], output.dtype) for rank in range(1, self.ranks.size)}
-            self.ranks.exchange({}, received)
-            whole.append(np.concatenate([output, *received.values()], axis=2))
-        return whole if self.ranks.rank == 0 else None
+            parts = {
+                rank: np.empty((*output.shape[:2], stop - start, *output.shape[3:]), output.dtype)
+                for rank, (start, stop) in enumerate(itertools.pairwise(cuts(height, self.ranks.size)))
+            }
+            parts[self.ranks.rank] = mine = np.ascontiguousarray(output)
+            others = [rank for rank in parts if rank != self.ranks.rank]
+            self.ranks.exchange(dict.fromkeys(others, mine), {rank: parts[rank] for rank in others})
+            whole.append(np.concatenate(list(parts.values()), axis=2))
+        return whole
 
     # -- running -------------------------------------------------------------------------------------------
 
@@ -243,23 +232,33 @@ def shapes_of(network: Model, size: Sequence[int] | None) -> dict[int, Shape]:
     return shapes
 
 
-def check_rows(network: Model, shapes: dict[int, Shape], ranks: int) -> None:
-    """Refuse a network that cannot be cut, and images of which a rank would hold no row of some activation.
+def check(network: Model, ranks: int, size: Sequence[int] | None = None) -> dict[int, Shape]:
+    """Refuse what `decompose` cannot cut for so many ranks; returns what `shapes_of` does.
 
     Raises:
-        DhhpcError: names the layer, and the fewest rows that do.
+        DhhpcError: see `decompose`; where a rank would hold no row of some activation, it names the layer and
+            the fewest rows that do.
     """
+    if not network.built:
+        raise DhhpcError(f"{network.name}: call build() before it is decomposed")
+    if network.memory != "full":
+        raise DhhpcError(
+            f"{network.name}: memory {network.memory!r} cannot be decomposed, as each rank would choose for "
+            "itself what to compute again; build it with memory full"
+        )
     for layer in network.layers:
         check_layer(layer)
+    shapes = shapes_of(network, size)
     least = min(network.layers, key=lambda layer: shapes[id(layer)][1])
     rows = shapes[id(least)][1]
     if rows < ranks:
-        size = shapes[id(network.inputs[0])][1:]
+        extents = shapes[id(network.inputs[0])][1:]
         raise DhhpcError(
-            f"{network.name}: of {size[0]} rows {rows} are left at {least.describe()}, too few for {ranks} "
-            f"ranks; give images of at least {fewest_rows(network, size, ranks)} rows, or start {rows} ranks "
-            f"at most"
+            f"{network.name}: of {extents[0]} rows {rows} are left at {least.describe()}, too few for "
+            f"{ranks} ranks; give images of at least {fewest_rows(network, extents, ranks)} rows, or start "
+            f"{rows} ranks at most"
         )
+    return shapes
 
 
 def fewest_rows(network: Model, size: Shape, ranks: int) -> int:
