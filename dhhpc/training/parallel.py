@@ -250,9 +250,11 @@ class DiLoCo(Periodic):
 
 
 class Spatial(Method):
-    """See `SpatialTraining`. All ranks load the same samples."""
+    """See `SpatialTraining`. All ranks load the same samples, so the batch is that of the experiment."""
 
     method: Literal["spatial"]
+    batch: Literal["multiply"] = "multiply"
+    scale_learning_rate: Literal["none"] = "none"
 
     def dealt(self, ranks: int) -> int:
         return 1

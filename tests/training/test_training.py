@@ -434,8 +434,7 @@ def test_images_cut_over_the_ranks_equal_one_rank(world, shared):
         "optimizer": {"name": "sgd", "learning_rate": 0.01},
         "augmentations": [{"name": "flip"}],
     }
-    method = {"method": "spatial", "batch": "divide", "scale_learning_rate": "linear"}
-    together = run(shared / "discs", shared / "ranks", world, parallel=method, **changes)
+    together = run(shared / "discs", shared / "ranks", world, parallel={"method": "spatial"}, **changes)
     one = world.broadcast_object(
         run(shared / "discs", shared / "alone", World(), **changes).folder if world.rank == 0 else None
     )
