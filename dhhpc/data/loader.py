@@ -15,7 +15,7 @@ from dhhpc.data.shards import ShardSet
 from dhhpc.data.targets import write_mask_target
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi.workload import share
+from dhhpc.mpi.workload import parts
 
 Array = np.ndarray[Any, Any]
 
@@ -69,10 +69,10 @@ class Loader:
     """Draws the batches of one split for one rank.
 
     The order of an epoch is one permutation over all ranks, seeded by [seed, epoch]; global batch g is its
-    g-th piece of batch_size * ranks samples, of which every rank takes a contiguous part. So each sample
-    comes exactly once an epoch over all ranks, uneven tail included, and the global batches of N ranks are
-    those of one rank with an N times larger batch. Everything random about a sample comes from [seed,
-    epoch, sample], whatever rank and thread makes it.
+    g-th piece of batch_size * ranks samples, of which every rank takes a contiguous part, in proportion to
+    its weight. So each sample comes exactly once an epoch over all ranks, uneven tail included, and the
+    global batches of N ranks are those of one rank with an N times larger batch. Everything random about a
+    sample comes from [seed, epoch, sample], whatever rank and thread makes it.
 
     Args:
         shards: where the samples lie.
@@ -85,6 +85,9 @@ class Loader:
         shuffle: False keeps the order of the shards (evaluation).
         threads: batches made at the same time.
         prefetch: batches made ahead of the one in use.
+
+    Attributes:
+        weights: of every rank; all alike at first. They may change between epochs, alike on all ranks.
 
     Raises:
         DhhpcError: the split is empty, or the patch does not fit the images.
@@ -114,6 +117,7 @@ class Loader:
         self.patch = Patch.model_validate(patch) if isinstance(patch, dict) else patch
         self.augmentations = tuple(augmentations)
         self.shuffle, self.threads, self.prefetch = shuffle, threads, prefetch
+        self.weights = [1.0] * ranks
         if self.patch:
             self._check_patch(self.patch)
 
@@ -128,15 +132,9 @@ class Loader:
         channels, height, width = self.shards.sample_shape
         return (channels, *(self.patch.size if self.patch else (height, width)))
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of a global batch but the last."""
-        return self.batch_size * self.ranks
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Global batches in an epoch: the same number on every rank."""
-        return -(-self.count // self.global_batch_size)
+    def batches(self, start: int = 0) -> int:
+        """Global batches in an epoch from its sample `start` on: the same number on every rank."""
+        return -(-(self.count - start) // (self.batch_size * self.ranks))
 
     def order(self, epoch: int) -> Array:
         """The samples of an epoch in their global order, (count,) int64."""
@@ -144,17 +142,17 @@ class Loader:
             return np.arange(self.count)
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch from global batch `start_batch` on.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch from its sample `start` on, in the order over all ranks.
 
         Raises:
             DhhpcError: a shard is damaged (raised here, whichever thread met it).
         """
-        order = self.order(epoch)
+        order = self.order(epoch)[start:]
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="loader")
         try:
-            for number in range(start_batch, self.batches_per_epoch):
+            for number in range(self.batches(start)):
                 waiting.append(pool.submit(self._batch, order, epoch, number))
                 if len(waiting) > self.prefetch:
                     yield waiting.popleft().result()
@@ -164,9 +162,9 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, order: Array, epoch: int, number: int) -> Batch:
-        size = self.global_batch_size
+        size = self.batch_size * self.ranks
         whole = order[number * size : (number + 1) * size]
-        part = share(len(whole), self.rank, self.ranks)
+        part = parts(len(whole), self.weights)[self.rank]
         indices = whole[part.start : part.stop]
         shape = self.sample_shape
         segmentation = self.shards.task == "segmentation"

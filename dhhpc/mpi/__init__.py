@@ -4,7 +4,7 @@ from dhhpc.mpi.averaging import average
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import failing_together
 from dhhpc.mpi.launch import launch
-from dhhpc.mpi.workload import share
+from dhhpc.mpi.workload import parts, share
 from dhhpc.mpi.world import Pending, World, check_world, connect
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cores_per_rank",
     "failing_together",
     "launch",
+    "parts",
     "pin_to_cores",
     "share",
 ]

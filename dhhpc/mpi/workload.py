@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 
 def share(count: int, rank: int, size: int) -> range:
     """The contiguous part of `range(count)` that rank `rank` of `size` takes.
@@ -12,3 +15,18 @@ def share(count: int, rank: int, size: int) -> range:
     shortest, longer = divmod(count, size)
     start = rank * shortest + min(rank, longer)
     return range(start, start + shortest + (rank < longer))
+
+
+def parts(count: int, weights: Sequence[float]) -> list[range]:
+    """The contiguous part of `range(count)` that each rank takes, in proportion to its weight (not negative).
+
+    What is left after rounding down goes to the largest remainders, the first ranks of equal ones (Hamilton's
+    method), so a part is less than one off its proportion, and equal weights give `share`.
+    """
+    total = sum(weights)
+    ideal = [count * weight / total for weight in weights]
+    sizes = [int(size) for size in ideal]
+    remainders = sorted(range(len(weights)), key=lambda rank: sizes[rank] - ideal[rank])
+    for rank in remainders[: count - sum(sizes)]:
+        sizes[rank] += 1
+    return [range(first, last) for first, last in pairwise(accumulate(sizes, initial=0))]

@@ -234,13 +234,18 @@ class PeriodicAveraging(Averaging):
 
     @contextlib.contextmanager
     def agreed(self) -> Iterator[None]:
-        if self.combination.agreed is None:
+        """The combination's, or else the mean of what the ranks hold by now."""
+        agreed = self.combination.agreed
+        if agreed is None and not self.batches:
             yield
             return
         held = [self.model.parameter_vector, self.model.statistics_vector]
         own = [vector.copy() for vector in held]
-        for vector, agreed in zip(held, self.combination.agreed, strict=True):
-            vector[:] = agreed
+        if agreed is None:
+            average(self.world, held, self.samples, self.global_samples)
+        else:
+            for vector, value in zip(held, agreed, strict=True):
+                vector[:] = value
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, replacing, sha256_of, write_json
 
 Array = np.ndarray[Any, Any]
-NAME = re.compile(r"epoch-(\d{5})-batch-(\d{7})\.json")
+NAME = re.compile(r"epoch-(\d{5})-sample-(\d{9})\.json")
 
 
 @dataclass
@@ -21,8 +21,9 @@ class Checkpoint:
     """A run between two batches.
 
     Attributes:
-        epoch, batch: the position of the next batch, both from 0.
-        ranks, global_batch: the world that wrote it, and its samples a batch.
+        epoch, samples: the position: an epoch, from 0, and how many of its samples all ranks together have
+            taken.
+        ranks: of the world that wrote it.
         state: the model's state (`Model.state()`).
         history: a record of every finished epoch.
         sums: sample-weighted sums of the unfinished epoch's loss and metrics, over all ranks.
@@ -33,9 +34,8 @@ class Checkpoint:
     """
 
     epoch: int
-    batch: int
+    samples: int
     ranks: int
-    global_batch: int
     state: dict[str, Array]
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        return f"epoch-{self.epoch:05d}-batch-{self.batch:07d}"
+        return f"epoch-{self.epoch:05d}-sample-{self.samples:09d}"
 
 
 class CheckpointFolder:

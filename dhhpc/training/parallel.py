@@ -27,10 +27,13 @@ class Method(Document, ABC):
             `divide`: the ranks share `batch_size`.
         scale_learning_rate: with the ranks: `linear` (Goyal et al., 2017) or `square_root` (Krizhevsky,
             2014) for a global batch that grows; `schedule.warmup_epochs` eases it in.
+        split: `equal`: every rank takes as much of a batch; `measured`: in proportion to its speed, measured
+            before the first epoch, and again in each epoch, for ranks on unlike or busy nodes.
     """
 
     batch: Literal["multiply", "divide"] = "multiply"
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
+    split: Literal["equal", "measured"] = "equal"
 
     def dealt(self, ranks: int) -> int:
         """Among how many the samples of a batch are dealt out: the ranks, or 1 if each gets all."""
@@ -255,6 +258,7 @@ class Spatial(Method):
     method: Literal["spatial"]
     batch: Literal["multiply"] = "multiply"
     scale_learning_rate: Literal["none"] = "none"
+    split: Literal["equal"] = "equal"
 
     def dealt(self, ranks: int) -> int:
         return 1

@@ -30,17 +30,15 @@ def take_up(
     model: Model,
     method: Averaging,
     world: World,
-    global_batch: int,
     warn: Callable[[str], None],
 ) -> tuple[dict[str, Any], Checkpoint | None]:
     """Load the run in `record.folder` into `model` and `method`, on every rank.
 
     What all ranks agree upon is read by rank 0 alone, what each has of its own by itself. On another number
     of ranks nobody has anything of its own: all go on from what was agreed upon, with the mean of what the
-    optimizers of the ranks remembered.
+    optimizers of the ranks remembered. An epoch goes on with the samples that nobody has taken.
 
     Args:
-        global_batch: samples a batch over all ranks now; `Checkpoint.batch` is converted to it.
         warn: hears one line about each damaged checkpoint.
 
     Returns:
@@ -48,8 +46,7 @@ def take_up(
         whole one and starts again.
 
     Raises:
-        DhhpcError: the run there is another experiment, or the checkpoint lies inside an epoch at a place
-            that these ranks do not meet.
+        DhhpcError: the run there is another experiment.
     """
     problem, kept, paths = None, {}, []
     if world.rank == 0:
@@ -70,15 +67,6 @@ def take_up(
         checkpoint = load(folder, path, model, method, world, warn)
         if checkpoint is not None:
             break
-    if checkpoint is not None:
-        seen = checkpoint.batch * checkpoint.global_batch
-        if seen % global_batch:
-            raise DhhpcError(
-                f"{folder.folder / checkpoint.name}: lies inside an epoch of batches of "
-                f"{checkpoint.global_batch} on {checkpoint.ranks} ranks, which batches of {global_batch} on "
-                f"{world.size} ranks do not meet; resume on {checkpoint.ranks} ranks"
-            )
-        checkpoint.batch = seen // global_batch
     return kept, checkpoint
 
 

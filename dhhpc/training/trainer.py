@@ -25,6 +25,7 @@ from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
+from dhhpc.training.splitting import calibrate, measured_weights
 from dhhpc.training.stopping import Stopped, stopping_on_signals
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -106,10 +107,13 @@ class Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
-        self.epoch, self.batch = 0, 0
+        self.epoch, self.taken = 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.seconds = {"data": 0.0, "compute": 0.0}
+        self.rank_samples = 0
         self.warmup_seconds = warm_up(self.method, self.loader, world)
+        measured = experiment.parallel.split == "measured" and world.size > 1
+        self.calibrated = calibrate(self.model, self.loader, world) if measured else None
         self.started = time.perf_counter()
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -161,9 +165,7 @@ class Trainer:
             "threads": self.threads,
         }
         self.record.event("resume" if found else "start", **values)
-        self.listen(
-            "start", values | {"batches": self.loader.batches_per_epoch, "folder": self.record.folder}
-        )
+        self.listen("start", values | {"batches": self.loader.batches(), "folder": self.record.folder})
 
     def take_up(self) -> dict[str, Any]:
         """Continue the run in the folder; returns what its record keeps."""
@@ -174,11 +176,10 @@ class Trainer:
             self.model,
             self.method,
             self.world,
-            self.loader.global_batch_size,
             self.warn,
         )
         if checkpoint is not None:
-            self.epoch, self.batch = checkpoint.epoch, checkpoint.batch
+            self.epoch, self.taken = checkpoint.epoch, checkpoint.samples
             self.history = checkpoint.history
             self.earlier_seconds = checkpoint.seconds
             if self.world.rank == 0 and checkpoint.sums:
@@ -187,9 +188,11 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """The rest of the current epoch, then validation and a checkpoint."""
-        epoch, first = self.epoch, self.batch
+        epoch, first = self.epoch, self.taken
         before = self.clock()
         messages, bytes_sent = self.world.messages, self.world.bytes_sent
+        if self.calibrated:
+            self.loader.weights = measured_weights(self.history, self.calibrated)
         self.method.begin_epoch(epoch, self.history)
         epoch_started = time.perf_counter()
         self.train_batches()
@@ -198,23 +201,25 @@ class Trainer:
         totals = self.sums.copy()
         self.world.allreduce_sum(totals)
         mine = {name: value - before[name] for name, value in self.clock().items()}
-        by_rank = self.world.allgather_object(mine)
+        by_rank, rank_samples = zip(*self.world.allgather_object((mine, self.rank_samples)), strict=True)
         seconds = time.perf_counter() - epoch_started
         self.check_state()
         results = self.means(totals)
-        samples = self.loader.count - first * self.loader.global_batch_size
+        samples = self.loader.count - first
         record: dict[str, Any] = {
             "epoch": epoch,
             **results,
             "learning_rate": self.optimizer.learning_rate,
             "seconds": round(seconds, 4),
             "samples_per_second": round(samples / seconds, 3),
-            "batches": self.loader.batches_per_epoch - first,
+            "batches": self.loader.batches(first),
             "period": self.method.period,
             "averagings": self.method.averagings,
             "messages": messages,
             "bytes_sent": bytes_sent,
             "ranks": [{name: round(value, 4) for name, value in part.items()} for part in by_rank],
+            "rank_samples": rank_samples,
+            "weights": self.loader.weights,
         }
         if self.shards.count("validation"):
             started = time.perf_counter()
@@ -227,7 +232,7 @@ class Trainer:
             record["validation"] = without_details(validation)
             record["validation_seconds"] = round(time.perf_counter() - started, 4)
         self.history.append(record)
-        self.epoch, self.batch = epoch + 1, 0
+        self.epoch, self.taken, self.rank_samples = epoch + 1, 0, 0
         self.sums[:] = 0
         due = self.epoch % self.experiment.checkpoint.every_epochs == 0
         if due or self.epoch == self.experiment.epochs or self.meeting.stop_agreed:
@@ -239,9 +244,9 @@ class Trainer:
             self.stop()
 
     def train_batches(self) -> None:
-        """The batches of the current epoch from `self.batch` on."""
+        """The batches of the current epoch from sample `self.taken` on."""
         loader, model, share_of = self.loader, self.method.network, self.method.share_of
-        batches = loader.epoch(self.epoch, self.batch)
+        batches = loader.epoch(self.epoch, self.taken)
         averages_gradients = self.method.averages_gradients
         while True:
             started = time.perf_counter()
@@ -252,8 +257,9 @@ class Trainer:
             if batch is None:
                 return
             samples = len(batch.indices)
+            self.rank_samples += samples
             # A batch takes the value at its end, so a warm-up does not begin with 0.
-            position = self.epoch + (self.batch + 1) / loader.batches_per_epoch
+            position = self.epoch + (self.taken + batch.global_count) / loader.count
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
             self.optimizer.learning_rate = self.base_rate * factor
             loss, stepped = 0.0, False
@@ -269,6 +275,7 @@ class Trainer:
                         stepped = True
                     if samples:
                         loss = results["loss"]
+                    if samples and not (self.method.cuts_images and self.world.rank):
                         self.sums += samples * np.array([1.0, *results.values()])
                 except NotFiniteElsewhereError:
                     loss = math.nan
@@ -288,14 +295,14 @@ class Trainer:
             self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
             self.meeting.batches += 1
             met = self.method.after_batch(samples, batch.global_count)
-            self.batch += 1
-            within = self.batch < loader.batches_per_epoch
+            self.taken += batch.global_count
+            within = self.taken < loader.count
             if within and not met and self.meeting.ask():
                 self.meeting.meet()
                 met = True
             self.listen(
                 "batch",
-                {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches_per_epoch, "loss": loss},
+                {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches(), "loss": loss},
             )
             if within and met and self.meeting.stop_agreed:
                 self.save_checkpoint()
@@ -321,6 +328,11 @@ class Trainer:
         self.record.event("end", seconds=round(self.total_seconds(), 3))
         self.listen("end", {"seconds": self.total_seconds(), "folder": self.record.folder})
 
+    @property
+    def batch(self) -> int:
+        """Number of the next batch of this epoch, from 0."""
+        return self.loader.batches() - self.loader.batches(self.taken)
+
     # -- parts ---------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -342,14 +354,13 @@ class Trainer:
         names = ["samples", "loss", *self.experiment.metrics]
         checkpoint = Checkpoint(
             epoch=self.epoch,
-            batch=self.batch,
+            samples=self.taken,
             ranks=self.world.size,
-            global_batch=self.loader.global_batch_size,
             state=state,
             history=self.history,
-            sums=dict(zip(names, sums.tolist(), strict=True)) if self.batch else {},
+            sums=dict(zip(names, sums.tolist(), strict=True)) if self.taken else {},
             seconds=self.total_seconds(),
-            score=self.score() if self.batch == 0 else None,
+            score=self.score() if self.taken == 0 else None,
         )
         written = self.folder.save_own(checkpoint, self.world.rank, own) if own else None
         parts = self.world.gather_object(written)

@@ -81,7 +81,7 @@ def test_every_sample_once_an_epoch_over_all_ranks(
     ]
     seen = np.concatenate([batch.images[:, 0, 0, 0] for part in parts for batch in part])
     assert sorted(seen) == list(range(count))
-    assert {len(part) for part in parts} == {together.batches_per_epoch}
+    assert {len(part) for part in parts} == {together.batches()}
     for number, batch in enumerate(whole):
         pieces = [part[number] for part in parts]
         np.testing.assert_array_equal(np.concatenate([piece.images for piece in pieces]), batch.images)
@@ -112,7 +112,7 @@ def test_an_epoch_can_be_entered_in_its_middle(numbered):
         patch={"size": [5, 5], "per_image": 2},
     )
     whole = list(loader.epoch(2))
-    rest = list(loader.epoch(2, start_batch=7))
+    rest = list(loader.epoch(2, start=28))
     assert len(whole) == 12
     assert len(rest) == 5
     for before, after in zip(whole[7:], rest, strict=True):

@@ -7,21 +7,21 @@ from dhhpc.errors import DhhpcError
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 
 
-def checkpoint(epoch, score=None, batch=0):
+def checkpoint(epoch, score=None, samples=0):
     state = {"parameters/a.weight": np.full(50, epoch, np.float32), "optimizer/step_count": np.array(epoch)}
-    return Checkpoint(epoch, batch, 2, 8, state, [{"loss": 0.5}], {"samples": 3.0}, 1.5, score)
+    return Checkpoint(epoch, samples, 2, state, [{"loss": 0.5}], {"samples": 3.0}, 1.5, score)
 
 
 def names(folder):
-    return [path.stem.split("-batch")[0] for path in folder.descriptions()]
+    return [path.stem.split("-sample")[0] for path in folder.descriptions()]
 
 
 def test_round_trip(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    folder.save(checkpoint(4, 0.25, batch=7))
+    folder.save(checkpoint(4, 0.25, samples=7))
     (path,) = folder.descriptions()
     found = folder.load(path)
-    assert (found.epoch, found.batch, found.ranks, found.global_batch) == (4, 7, 2, 8)
+    assert (found.epoch, found.samples, found.ranks) == (4, 7, 2)
     assert (found.history, found.sums, found.seconds, found.score) == (
         [{"loss": 0.5}],
         {"samples": 3.0},
@@ -84,7 +84,7 @@ def test_without_checkpoints_there_is_none(tmp_path):
 
 
 def test_a_description_of_something_else_is_refused(tmp_path):
-    path = tmp_path / "epoch-00001-batch-0000000.json"
+    path = tmp_path / "epoch-00001-sample-000000000.json"
     path.write_text('{"arrays": "a.npz"}')
     with pytest.raises(DhhpcError, match="no checkpoint description"):
         CheckpointFolder(tmp_path).load(path)

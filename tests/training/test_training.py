@@ -74,8 +74,10 @@ def test_an_epoch_is_the_loop_over_the_loader(discs, tmp_path):
     losses = []
     for epoch in range(2):
         total = 0.0
-        for number, batch in enumerate(Loader(shards, "training", 4, seed=3).epoch(epoch)):
-            optimizer.learning_rate = 0.1 * min(1, (epoch * 6 + number + 1) / 6)
+        taken = 0
+        for batch in Loader(shards, "training", 4, seed=3).epoch(epoch):
+            taken += len(batch.indices)
+            optimizer.learning_rate = 0.1 * min(1, epoch + taken / 21)
             total += len(batch.indices) * model.train_batch([batch.images], [batch.targets])["loss"]
         losses.append(total / 21)
     assert [epoch["loss"] for epoch in record.content["history"]] == pytest.approx(losses)
@@ -170,7 +172,7 @@ def test_resume_trains_further_epochs_as_one_run_would(discs, tmp_path):
     }
     whole = run(discs, tmp_path / "whole", epochs=4, **changes)
     run(discs, tmp_path / "parts", epochs=3, **changes)
-    newest = tmp_path / "parts" / "checkpoints" / "epoch-00003-batch-0000000.npz"
+    newest = tmp_path / "parts" / "checkpoints" / "epoch-00003-sample-000000000.npz"
     newest.write_bytes(newest.read_bytes()[:1000])
     heard: list[str] = []
     document = synthetic.experiment_document(discs, tmp_path / "parts", epochs=4, **changes)
@@ -233,7 +235,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_goes_on_with_smaller_
     """The learning rate explodes in the third epoch; the second's checkpoint stays and is named."""
     usual = {"name": "sgd", "learning_rate": 0.1}
     run(discs, tmp_path / "run", epochs=2, **DIVERGING | {"optimizer": usual})
-    kept = tmp_path / "run" / "checkpoints" / "epoch-00002-batch-0000000.npz"
+    kept = tmp_path / "run" / "checkpoints" / "epoch-00002-sample-000000000.npz"
     before = kept.read_bytes()
 
     def go_on(listen=lambda event, values: None, **changes):

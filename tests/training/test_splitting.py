@@ -1,0 +1,94 @@
+"""The split of batches by measured speed: by hand, and with a rank that is slowed down."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dhhpc.training import read_run
+from dhhpc.training.splitting import measured_weights
+from tests import synthetic
+from tests.training.processes import start, wait_for_epochs
+
+
+def record(weights, samples, compute):
+    ranks = [
+        {"data": 0.5, "compute": seconds - 0.5, "communication": 9.0, "wait": 9.0} for seconds in compute
+    ]
+    return {"weights": weights, "rank_samples": samples, "ranks": ranks}
+
+
+def test_weights_by_hand():
+    calibrated = [3.0, 1.0]
+    assert measured_weights([], calibrated) == calibrated
+    # 30 samples in 1 s and 10 in 2 s: the ideal is 40 / 35 s, which the second rank exceeds.
+    assert measured_weights([record([3.0, 1.0], [30, 10], [1, 2])], calibrated) == [30, 5]
+    # Both take as long as the ideal but for a twentieth: the weights stay.
+    assert measured_weights([record([3.0, 1.0], [30, 10], [1, 1.04])], calibrated) == [3.0, 1.0]
+    # The last rank had nothing to do, and keeps its weight: a tenth of the others.
+    weights = measured_weights([record([6.0, 4.0, 1.0], [60, 40, 0], [1, 2, 0.5])], [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(weights, [60, 20, 8])
+    # What other ranks measured is of no use.
+    assert measured_weights([record([1.0] * 3, [4] * 3, [1] * 3)], calibrated) == calibrated
+
+
+def process_of(rank: int, run: Path) -> int:
+    """The process of a rank of the run in this folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = (process / "environ").read_bytes().split(b"\0")
+            if (
+                f"PMI_RANK={rank}".encode() in environment
+                and str(run).encode() in (process / "cmdline").read_bytes()
+            ):
+                return int(process.name)
+    raise AssertionError(f"no rank {rank} of {run}")
+
+
+@contextlib.contextmanager
+def slowed(process: int) -> Iterator[None]:
+    """While inside, a process runs only a third of the time."""
+    over = threading.Event()
+
+    def take_turns() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while not over.is_set():
+                os.kill(process, signal.SIGSTOP)
+                time.sleep(0.02)
+                os.kill(process, signal.SIGCONT)
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_slow_rank_takes_less(tmp_path):
+    shards = synthetic.write_discs(tmp_path / "shards", {"training": 64}, size=32)
+    changes = {
+        "network": {"name": "unet", "channels": [8, 16]},
+        "batch_size": 8,
+        "epochs": 1000,
+        "parallel": {"method": "gradient", "split": "measured"},
+    }
+    run = tmp_path / "run"
+    file = synthetic.write_experiment(tmp_path / "e.yml", shards, run, **changes)
+    process = start("train", file, "--ranks", 2, "--output", run)
+    wait_for_epochs(run, 1, process)
+    with slowed(process_of(1, run)):
+        wait_for_epochs(run, len(read_run(run).content["history"]) + 6, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, process.communicate()
+    history = read_run(run).content["history"]
+    assert min(epoch["weights"][1] / epoch["weights"][0] for epoch in history) < 0.6
+    for epoch in history:
+        assert sum(epoch["rank_samples"]) == 64 or epoch is history[-1]
