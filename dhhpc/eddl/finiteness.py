@@ -170,4 +170,4 @@ def first_in_forward(plan: Plan, inputs: Sequence[Array], to_the_end: bool = Fal
 
 
 def describe(layer: Layer) -> str:
-    return f"layer {layer.describe()} ({layer.kind})"
+    return f"layer {layer.describe()} ({layer.class_name})"

@@ -206,7 +206,7 @@ class Layer:
         return (self,)
 
     @property
-    def kind(self) -> str:
+    def class_name(self) -> str:
         """The class of the layer of the network that this one is, or runs."""
         return type(self).__name__
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -262,12 +262,18 @@ def check(network: Model, ranks: int, size: Sequence[int] | None = None) -> dict
 
 
 def fewest_rows(network: Model, size: Shape, ranks: int) -> int:
-    """The fewest rows of images, otherwise of `size`, that give every rank a row of each activation; a
-    multiple of the power of two that divides those of `size`, as networks often take no others."""
-    step = size[0] & -size[0]
-    for rows in range(size[0] + step, ranks * size[0], step):
-        with contextlib.suppress(DhhpcError):  # the network takes no images of so many rows
-            shapes = shapes_of(network, (rows, *size[1:]))
-            if min(shape[1] for shape in shapes.values()) >= ranks:
-                return rows
-    return ranks * size[0]
+    """The fewest rows of images, otherwise of `size`, that give every rank a row of each activation."""
+
+    def left(rows: int) -> int:
+        """The fewest rows of any activation; 0 where the network takes no such images."""
+        try:
+            return min(shape[1] for shape in shapes_of(network, (rows, *size[1:])).values())
+        except DhhpcError:
+            return 0
+
+    # Networks with pooling often take multiples of a power of two only.
+    step = 1
+    while step < size[0] and not left(size[0] + step):
+        step *= 2
+    candidates = range(size[0], ranks * size[0] + step, step)
+    return candidates[bisect_left(candidates, ranks, hi=len(candidates) - 1, key=left)]

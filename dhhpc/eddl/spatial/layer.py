@@ -47,8 +47,8 @@ class SlabLayer(Layer):
         self.inner.shape = self.computed(parent.shape)
 
     @property
-    def kind(self) -> str:
-        return self.inner.kind
+    def class_name(self) -> str:
+        return self.inner.class_name
 
     @property
     def moves_rows(self) -> bool:

@@ -116,6 +116,6 @@ def check_layer(layer: Layer) -> None:
     """
     if not isinstance(layer, (*BY_ROW, *(kind for kind, _ in WINDOWS))):
         raise layer.refuse(
-            f"{layer.kind} takes all rows of an image together, so the image cannot be cut; choose "
+            f"{layer.class_name} takes all rows of an image together, so the image cannot be cut; choose "
             "a network without it, or train on patches"
         )
