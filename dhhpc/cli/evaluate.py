@@ -20,6 +20,9 @@ def evaluate(
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Start this many MPI ranks on this machine.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each rank.")] = None,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Cut each image over the ranks: for images too large for one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a trained network on whole images, inside their regions where they have some.
@@ -44,7 +47,7 @@ def evaluate(
     with failing_together(world):
         use_threads(world, threads)
         model, _, own = load_network(record, zoo.create)
-        metrics = evaluate(model, ShardSet(shards) if shards else own, split, world)
+        metrics = evaluate(model, ShardSet(shards) if shards else own, split, world, spatial)
         if world.rank == 0 and shards is None:
             record.write_metrics(split, metrics)
     if world.rank == 0:

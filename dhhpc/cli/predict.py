@@ -21,6 +21,9 @@ def predict(
     split: Annotated[str, typer.Option(help="Which split of folders of shards.")] = "test",
     ranks: Annotated[int | None, typer.Option(help="Start this many MPI ranks on this machine.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each rank.")] = None,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Cut each image over the ranks: for images too large for one.")
+    ] = False,
 ) -> None:
     """Predict masks (PNG, NIfTI for volumes) or classes (predictions.json).
 
@@ -42,4 +45,4 @@ def predict(
     with failing_together(world):
         use_threads(world, threads)
         model, _, shards = load_network(record, zoo.create)
-        predict(model, shards, inputs, output, world, split, report=print)
+        predict(model, shards, inputs, output, world, split, print, spatial)

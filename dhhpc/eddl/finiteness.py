@@ -6,7 +6,7 @@ Nothing is looked for before that: the good case costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +70,7 @@ def check_loss(
     error = None
     if not finite:
         with ranks.alone():
-            error = not_finite_loss(model, plan, inputs, targets, loss)
+            error = model.not_finite(plan, inputs, targets, loss)
     began_here = error is not None and error.phase != "loss"
     nowhere = ranks.everywhere(not began_here)
     np.copyto(model.statistics_vector, model.statistics_before)
@@ -80,13 +80,19 @@ def check_loss(
 
 
 def not_finite_loss(
-    model: Model, plan: Plan, inputs: Sequence[Array], targets: Sequence[Array], loss: float
+    model: Model,
+    plan: Plan,
+    inputs: Sequence[Array],
+    targets: Sequence[Array],
+    loss: float,
+    first: Callable[[Plan, Sequence[Array]], Layer | None] | None = None,
 ) -> NotFiniteError:
     """The error for a loss of a batch that is no number: looks for what happened first.
 
     Args:
         plan: has run forward on `inputs`; runs again, a layer at a time, as its buffers are reused.
         targets: as the losses took them; empty where there are none.
+        first: finds the first layer whose output is not finite, unless given `first_in_forward`.
     """
     what = f"the loss is {loss}"
     for layer, array in zip(model.inputs, inputs, strict=True):
@@ -97,7 +103,7 @@ def not_finite_loss(
     earlier = not_finite_state(model, what, statistics=not plan.training)
     if earlier is not None:
         return earlier
-    found = first_in_forward(plan, inputs)
+    found = (first or first_in_forward)(plan, inputs)
     if found is not None:
         cause = f"the first NaN or infinity came out of {describe(found)} in the forward pass"
         return NotFiniteError(f"{what}: {cause}", found.describe(), "forward")
@@ -147,18 +153,21 @@ def not_finite_state(model: Model, what: str, statistics: bool = True) -> NotFin
     return NotFiniteError(f"{what}: {cause}", layer.describe(), "update")
 
 
-def first_in_forward(plan: Plan, inputs: Sequence[Array]) -> Layer | None:
-    """The first layer whose output for `inputs` is not finite; of layers that run as one, their first."""
+def first_in_forward(plan: Plan, inputs: Sequence[Array], to_the_end: bool = False) -> Layer | None:
+    """The first layer whose output for `inputs` is not finite; of layers that run as one, their first.
+
+    to_the_end: run the layers behind it too, where other ranks wait for what they send.
+    """
     bad: list[int] = []
 
     def watch(index: int) -> bool:
-        if not np.isfinite(plan.bound[index].output).all():
+        if not bad and not np.isfinite(plan.bound[index].output).all():
             bad.append(index)
-        return bool(bad)
+        return bool(bad) and not to_the_end
 
     plan.forward(inputs, watch)
     return plan.layers[bad[0]].members[0] if bad else None
 
 
 def describe(layer: Layer) -> str:
-    return f"layer {layer.describe()} ({type(layer).__name__})"
+    return f"layer {layer.describe()} ({layer.class_name})"

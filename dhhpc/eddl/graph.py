@@ -205,6 +205,11 @@ class Layer:
         """The layers of the model that this one stands for in a plan, see `fusion`."""
         return (self,)
 
+    @property
+    def class_name(self) -> str:
+        """The class of the layer of the network that this one is, or runs."""
+        return type(self).__name__
+
     def keeps_input(self, number: int) -> bool:
         """Whether `backward` reads that input."""
         last = number == len(self.parents) - 1

@@ -24,19 +24,23 @@ class Loss:
             probabilities saturate.
         logits_kernel: name of that kernel.
         takes_classes: that kernel also takes class indices for targets.
+        sums_kernel, of_sums_kernel: of a loss that is no mean over pixels: what it is a function of, and that
+            function; both of parts of an image.
     """
 
     kernel: str
     activation: type[ActivationLayer] | None = None
     logits_kernel: str = ""
     takes_classes: bool = False
+    sums_kernel: str = ""
+    of_sums_kernel: str = ""
 
 
 LOSSES = {
     "categorical_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy", True),
     "softmax_cross_entropy": Loss("cross_entropy", Softmax, "softmax_cross_entropy", True),
     "binary_cross_entropy": Loss("binary_cross_entropy", Sigmoid, "sigmoid_binary_cross_entropy"),
-    "dice": Loss("dice"),
+    "dice": Loss("dice", sums_kernel="dice_sums", of_sums_kernel="dice_of_sums"),
     "mean_squared_error": Loss("mean_squared_error"),
     "mean_absolute_error": Loss("mean_absolute_error"),
     "huber": Loss("huber"),
@@ -56,6 +60,7 @@ class OutputLoss:
     """
 
     def __init__(self, names: str, output: Layer) -> None:
+        self.names = names
         self.losses: list[Loss] = []
         for name in names.split("+"):
             if name.strip() not in LOSSES:
@@ -80,9 +85,9 @@ class OutputLoss:
                 self.addend = np.empty_like(out)
             into = self.addend if number else out
             if logits is not None and loss.activation is type(self.output):
-                total += getattr(kernels, loss.logits_kernel)(logits, target, into)
+                total += self.compute(kernels, loss, loss.logits_kernel, logits, target, into)
             else:
-                total += getattr(kernels, loss.kernel)(prediction, target, into)
+                total += self.compute(kernels, loss, loss.kernel, prediction, target, into)
                 if logits is not None:
                     self.through_activation(kernels)(prediction, into, into)
             if number:
@@ -97,7 +102,16 @@ class OutputLoss:
     def value(self, kernels: ModuleType, prediction: Array, target: Array) -> float:
         """The loss alone, from probabilities."""
         scratch = np.empty_like(prediction)
-        return float(sum(getattr(kernels, loss.kernel)(prediction, target, scratch) for loss in self.losses))
+        values = [
+            self.compute(kernels, loss, loss.kernel, prediction, target, scratch) for loss in self.losses
+        ]
+        return sum(values)
+
+    def compute(
+        self, kernels: ModuleType, loss: Loss, kernel: str, prediction: Array, target: Array, out: Array
+    ) -> float:
+        """One of the losses by one of its kernels, and its gradient in `out`."""
+        return float(getattr(kernels, kernel)(prediction, target, out))
 
 
 def as_target(target: Array, shape: tuple[int, ...], what: str, keep_classes: bool = False) -> Array:

@@ -291,13 +291,23 @@ class Model:
             keep_classes = logits is not None and self.losses[number].takes_classes
             expected = as_target(target, prediction.shape, self.outputs[number].describe(), keep_classes)
             if number == 0:
-                results |= {name: metric(name)(prediction, expected) for name in self.metrics}
+                results |= self.metric_values(prediction, expected)
             gradient = plan.loss_gradient(number)
             results["loss"] += self.losses[number].gradient(
                 self.kernels, prediction, expected, gradient, logits
             )
         finiteness.check_loss(self, plan, inputs, targets, results["loss"])
         return plan, results
+
+    def metric_values(self, prediction: Array, target: Array) -> dict[str, float]:
+        """Each metric of a batch."""
+        return {name: metric(name)(prediction, target) for name in self.metrics}
+
+    def not_finite(
+        self, plan: Plan, inputs: Sequence[Array], targets: Sequence[Array], loss: float
+    ) -> finiteness.NotFiniteError:
+        """The error for the loss of a batch on which `plan` has just run, that is NaN or infinite."""
+        return finiteness.not_finite_loss(self, plan, inputs, targets, loss)
 
     def apply_gradients(self) -> None:
         """One step of the optimizer along `gradient_vector`."""
@@ -356,9 +366,9 @@ class Model:
                 expected = as_target(part, prediction.shape, self.outputs[number].describe())
                 found = {"loss": self.losses[number].value(self.kernels, prediction, expected)}
                 if not math.isfinite(found["loss"]):
-                    raise finiteness.not_finite_loss(self, plan, batch, [part], found["loss"])
+                    raise self.not_finite(plan, batch, [part], found["loss"])
                 if number == 0:
-                    found |= {name: metric(name)(prediction, expected) for name in self.metrics}
+                    found |= self.metric_values(prediction, expected)
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + weight * value
         return totals

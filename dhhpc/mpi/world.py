@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ class World:
         local_rank, local_size: the same among the ranks that share this machine's memory.
         launcher: what started the ranks.
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one.
-        messages, bytes_sent: collectives called so far, and payload bytes handed to them.
-        seconds: wall time spent inside them.
+        messages, bytes_sent: collectives called and arrays sent so far, and payload bytes handed to them.
+        seconds: wall time spent on them.
     """
 
     def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
@@ -170,6 +171,27 @@ class World:
         gathered: list[Any] = self._communicator.allgather(value)
         self._count(0, started)
         return gathered
+
+    def exchange(self, outgoing: Mapping[int, Array], incoming: Mapping[int, Array]) -> None:
+        """Send arrays to some ranks while others' arrive; only these ranks take part.
+
+        Two ranks must exchange with each other in the same order. Counts a message for each array sent.
+
+        Args:
+            outgoing: by rank, what it gets; C-contiguous, of any type.
+            incoming: by rank, where what it sends goes; as large as what is sent.
+        """
+        if not outgoing and not incoming:
+            return
+        from mpi4py import MPI
+
+        started = time.perf_counter()
+        requests = [self._communicator.Irecv(array, source=rank) for rank, array in incoming.items()]
+        requests += [self._communicator.Isend(array, dest=rank) for rank, array in outgoing.items()]
+        MPI.Request.Waitall(requests)
+        self.messages += len(outgoing)
+        self.bytes_sent += sum(array.nbytes for array in outgoing.values())
+        self.seconds += time.perf_counter() - started
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -32,15 +32,19 @@ class Averaging(ABC):
         averages_gradients: whether the gradients are needed before the step, in this epoch.
         computes_together: whether ranks hear of each other while they compute, so that one whose part of a
             batch is empty must compute too, on anything.
+        network: what computes: the model, or this rank's part of it where `cuts_images`.
+        cuts_images: whether every rank has its rows of every image, and so of each sample of a batch.
         period: batches from one averaging to the next, in this epoch.
         averagings: how many there were in this epoch.
     """
 
     averages_gradients = False
     computes_together = False
+    cuts_images = False
 
     def __init__(self, world: World, model: Model, meeting: Meeting) -> None:
         self.world, self.model, self.meeting = world, model, meeting
+        self.network = model
         self.period, self.averagings = 1, 0
 
     def begin(self) -> None:  # noqa: B027 - most methods have nothing to do
@@ -49,6 +53,10 @@ class Averaging(ABC):
     def begin_epoch(self, epoch: int, history: History) -> None:
         """An epoch, from 0, or the rest of one; history: the records of those before."""
         self.averagings = 0
+
+    def share_of(self, array: Array) -> Array:
+        """What `network` takes of the images or targets of a batch."""
+        return array
 
     def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
         """What hears, during the backward pass, from where on the gradients are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from dhhpc.eddl.graph import Array
 from dhhpc.mpi import World
 from dhhpc.training.divergence import image
 from dhhpc.training.metrics import ClassificationCounts, Counts, SegmentationCounts
-from dhhpc.training.network import predict_any_size, reflected
+from dhhpc.training.network import TogetherPredicting, predict_any_size, reflected
 
 # Pixels of a batch's images: enough to keep the kernels busy, little enough for any memory.
 BATCH_PIXELS = 2**18
 
 
-def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[str, Any]:
+def evaluate(
+    model: Model, shards: ShardSet, split: str, world: World, spatial: bool = False
+) -> dict[str, Any]:
     """Evaluate whole images of `split`, each on one rank; inside their regions where the shards hold regions.
 
     Args:
@@ -30,6 +33,7 @@ def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[s
         shards: of the task the model was made for.
         split: "training", "validation" or "test".
         world: every rank calls this; all get the result.
+        spatial: each image on all ranks together instead, which hold some of its rows each.
 
     Returns:
         samples; loss (mean over samples, regions or not) if the model has one; and the metrics of
@@ -41,19 +45,25 @@ def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[s
     """
     counts = counts_for(shards)
     pixels = math.prod(shards.sample_shape[1:])
-    loader = Loader(
-        shards, split, max(1, min(16, BATCH_PIXELS // pixels)), world.rank, world.size, shuffle=False
-    )
+    dealt = (0, 1) if spatial else (world.rank, world.size)
+    loader = Loader(shards, split, max(1, min(16, BATCH_PIXELS // pixels)), *dealt, shuffle=False)
+    predict = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
     loss = np.zeros(2)
     trouble: NotFiniteError | None = None
     for batch in loader.epoch(0):
         if not len(batch.indices):
             continue
-        predictions = predict_any_size(model, batch.images)
+        predictions = predict(batch.images)
+        if spatial and world.rank > 0:
+            continue  # all ranks hold the same, of which rank 0 tells
         counts.add(predictions, batch.targets, batch.regions)
         value = sum(part.value(model.kernels, predictions, batch.targets) for part in model.losses)
         if not math.isfinite(value) and trouble is None:
-            error = no_number(model, batch.images, batch.targets, value)
+            error = (
+                NotFiniteError(f"the loss is {value}", phase="loss")
+                if spatial
+                else no_number(model, batch.images, batch.targets, value)
+            )
             trouble = error.told(f"{split}: {error}{image(error, batch, loader)}")
         loss += [value * len(batch.indices), len(batch.indices)]
     counts.reduce(world)

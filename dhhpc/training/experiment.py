@@ -216,6 +216,7 @@ class Experiment(Document):
         Raises:
             DhhpcError: a batch to be divided does not divide.
         """
+        ranks = self.parallel.dealt(ranks)
         if self.parallel.batch == "multiply":
             return self.batch_size
         if self.batch_size % ranks:

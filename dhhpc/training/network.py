@@ -9,6 +9,7 @@ import numpy as np
 
 from dhhpc.data.shards import ShardSet
 from dhhpc.eddl import Model
+from dhhpc.eddl.spatial import SlabModel, decompose
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, cores_per_rank, pin_to_cores
 from dhhpc.training.experiment import Experiment
@@ -71,6 +72,29 @@ def predict_any_size(model: Model, images: Array) -> Array:
     height, width = images.shape[2:]
     output = model.predict([reflected(model, images)])[0]
     return np.ascontiguousarray(output[:, :, :height, :width]) if output.ndim == 4 else output
+
+
+class TogetherPredicting:
+    """`predict_any_size` by all ranks together, each on its rows, for images too large for one of them; see
+    `dhhpc.eddl.spatial.decompose`. All ranks give the same images, and have the whole predictions."""
+
+    def __init__(self, model: Model, world: World) -> None:
+        self.model, self.world = model, world
+        self.part: SlabModel | None = None
+        self.size: tuple[int, ...] = ()
+
+    def __call__(self, images: Array) -> Array:
+        """
+        Raises:
+            DhhpcError: the network or images of this size cannot be cut for so many ranks.
+        """
+        height, width = images.shape[2:]
+        images = reflected(self.model, images)
+        if self.part is None or self.size != images.shape[2:]:
+            self.size = images.shape[2:]
+            self.part = decompose(self.model, self.world, self.size)
+        output = self.part.gather(self.part.predict([self.part.cut(images)]))[0]
+        return np.ascontiguousarray(output[:, :, :height, :width])
 
 
 def reflected(model: Model, images: Array) -> Array:

@@ -13,6 +13,7 @@ from dhhpc.mpi import World, levels_of
 from dhhpc.training import combinations, periods
 from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
 from dhhpc.training.meeting import Meeting
+from dhhpc.training.spatial import SpatialTraining
 from dhhpc.training.two_level import TwoLevelAveraging
 
 if TYPE_CHECKING:
@@ -35,11 +36,23 @@ class Method(Document, ABC):
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
     split: Literal["equal", "measured"] = "equal"
 
+    def dealt(self, ranks: int) -> int:
+        """Among how many the samples of a batch are dealt out: the ranks, or 1 if each gets all."""
+        return ranks
+
     def learning_rate_factor(self, ranks: int) -> float:
         """What the experiment's learning rate is multiplied by."""
-        return {"none": 1.0, "linear": float(ranks), "square_root": math.sqrt(ranks)}[
+        count = self.dealt(ranks)
+        return {"none": 1.0, "linear": float(count), "square_root": math.sqrt(count)}[
             self.scale_learning_rate
         ]
+
+    def check(self, model: Model, ranks: int) -> None:
+        """Refuse a built network with which the method does not work on so many ranks.
+
+        Raises:
+            DhhpcError: it does not.
+        """
 
     @abstractmethod
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
@@ -270,6 +283,26 @@ class TwoLevel(Method):
         )
 
 
+class Spatial(Method):
+    """See `SpatialTraining`. All ranks load the same samples, so the batch is that of the experiment."""
+
+    method: Literal["spatial"]
+    batch: Literal["multiply"] = "multiply"
+    scale_learning_rate: Literal["none"] = "none"
+    split: Literal["equal"] = "equal"
+
+    def dealt(self, ranks: int) -> int:
+        return 1
+
+    def check(self, model: Model, ranks: int) -> None:
+        from dhhpc.eddl.spatial import check
+
+        check(model, ranks)
+
+    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+        return SpatialTraining(world, model, meeting)
+
+
 Parallel = Annotated[
     Gradient
     | FixedPeriod
@@ -282,6 +315,7 @@ Parallel = Annotated[
     | BlockMomentum
     | Elastic
     | DiLoCo
-    | TwoLevel,
+    | TwoLevel
+    | Spatial,
     pydantic.Field(discriminator="method"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from dhhpc.eddl import Model
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_json
 from dhhpc.mpi import World
-from dhhpc.training.network import predict_any_size
+from dhhpc.training.network import TogetherPredicting, predict_any_size
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[Path], None]
+# The probabilities for images (n, C, H, W) of any size.
+Predictor = Callable[[Array], Array]
 
 # Slices of a volume that are predicted at once.
 BATCH = 8
@@ -34,6 +37,7 @@ def predict(
     world: World,
     split: str = "test",
     report: Report = lambda path: None,
+    spatial: bool = False,
 ) -> list[Path]:
     """Predict every input, each on one rank, and write the results into `output`.
 
@@ -47,6 +51,8 @@ def predict(
         inputs: image files, folders with a DICOM series each, or folders of shards (their `split` is
             predicted).
         report: called on the rank that wrote it with the path of each mask.
+        spatial: predict each image on all ranks together instead, which hold some of its rows each; rank 0
+            writes.
 
     Returns:
         The files that this rank wrote.
@@ -58,15 +64,20 @@ def predict(
     names = output_names(inputs)
     written: list[Path] = []
     classified: dict[str, dict[str, float]] = {}
-    for path in inputs[world.rank :: world.size]:
+    predictor = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
+    writes = not spatial or world.rank == 0
+    for path in inputs if spatial else inputs[world.rank :: world.size]:
         if (path / INDEX_NAME).is_file():
-            written += predict_shards(model, ShardSet(path), split, output / path.name, report)
+            folder = output / path.name if writes else None
+            written += predict_shards(model, ShardSet(path), split, folder, report, predictor)
         elif shards.task == "segmentation":
-            mask = predict_mask(model, ecvl.Pipeline(shards.index.pipeline), read(path), str(path))
-            written.append(write_mask(output / names[path], mask, single=model_channels(model) == 1))
-            report(written[-1])
+            pipeline = ecvl.Pipeline(shards.index.pipeline)
+            mask = predict_mask(model, pipeline, read(path), str(path), predictor)
+            if writes:
+                written.append(write_mask(output / names[path], mask, single=model_channels(model) == 1))
+                report(written[-1])
         else:
-            classified[str(path)] = predict_classes(model, shards, path)
+            classified[str(path)] = predict_classes(model, shards, path, predictor)
     if shards.task == "classification":
         gathered = world.gather_object(classified)
         if gathered is not None:
@@ -77,20 +88,26 @@ def predict(
     return written
 
 
-def predict_mask(model: Model, pipeline: ecvl.Pipeline, image: ecvl.Image, name: str) -> ecvl.Image:
+def predict_mask(
+    model: Model,
+    pipeline: ecvl.Pipeline,
+    image: ecvl.Image,
+    name: str,
+    predictor: Predictor | None = None,
+) -> ecvl.Image:
     """The mask of an image or volume on its own grid: uint8 class indices, 0 is background.
 
     The image goes through the pipeline, each slice through the network, and the mask back through the
-    pipeline's geometric steps.
+    pipeline's geometric steps. The network's probabilities are those of `predictor`, if it is given.
     """
+    predictor = predictor or partial(predict_any_size, model)
     grids = []
     for step in pipeline.root:
         grids.append(image)
         image = step.apply(image)
     planes = planes_of(model, image, name)
     masks = [
-        class_indices(predict_any_size(model, planes[start : start + BATCH]))
-        for start in range(0, len(planes), BATCH)
+        class_indices(predictor(planes[start : start + BATCH])) for start in range(0, len(planes), BATCH)
     ]
     array = np.concatenate(masks)
     axes = image.spatial_axes
@@ -118,15 +135,18 @@ def undo(step: Any, mask: ecvl.Image, grid: ecvl.Image) -> ecvl.Image:
     return mask.copy_with(mask.array, spacing=grid.spacing, metadata=dict(grid.metadata))
 
 
-def predict_classes(model: Model, shards: ShardSet, path: Path) -> dict[str, float]:
+def predict_classes(model: Model, shards: ShardSet, path: Path, predictor: Predictor) -> dict[str, float]:
     """The probability of each class for an image; for a volume the mean over its slices."""
     image, _, _ = ecvl.Pipeline(shards.index.pipeline).apply(read(path))
-    probabilities = predict_any_size(model, planes_of(model, image, str(path))).mean(axis=0)
+    probabilities = predictor(planes_of(model, image, str(path))).mean(axis=0)
     return {name: float(value) for name, value in zip(shards.classes, probabilities, strict=True)}
 
 
-def predict_shards(model: Model, shards: ShardSet, split: str, output: Path, report: Report) -> list[Path]:
-    """Masks of preprocessed samples, on the samples' own grid, named by their ids."""
+def predict_shards(
+    model: Model, shards: ShardSet, split: str, output: Path | None, report: Report, predictor: Predictor
+) -> list[Path]:
+    """Masks of preprocessed samples, on the samples' own grid, named by their ids; `output` is None where
+    another rank writes them."""
     if shards.task != "segmentation":
         raise DhhpcError(f"{shards.folder}: holds classes, no masks; use `dhhpc evaluate` on these shards")
     if not shards.count(split):
@@ -134,7 +154,9 @@ def predict_shards(model: Model, shards: ShardSet, split: str, output: Path, rep
     written = []
     for index, identifier in enumerate(shards.identifiers(split)):
         images, _, _ = shards.read(split, [index])
-        indices = class_indices(predict_any_size(model, images))[0]
+        indices = class_indices(predictor(images))[0]
+        if output is None:
+            continue
         mask = ecvl.Image(indices, "yx", color="none")
         safe = identifier.replace("/", "_")
         written.append(write_mask(output / f"{safe}_mask.png", mask, single=model_channels(model) == 1))

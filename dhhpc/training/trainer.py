@@ -84,8 +84,8 @@ class Trainer:
             self.shards,
             "training",
             self.batch_size,
-            world.rank,
-            world.size,
+            world.rank % experiment.parallel.dealt(world.size),
+            experiment.parallel.dealt(world.size),
             experiment.seed,
             experiment.data.patch,
             experiment.augmentations,
@@ -111,7 +111,7 @@ class Trainer:
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.seconds = {"data": 0.0, "compute": 0.0}
         self.rank_samples = 0
-        self.warmup_seconds = warm_up(self.model, self.loader, world)
+        self.warmup_seconds = warm_up(self.method, self.loader, world)
         measured = experiment.parallel.split == "measured" and world.size > 1
         self.calibrated = calibrate(self.model, self.loader, world) if measured else None
         self.started = time.perf_counter()
@@ -225,7 +225,8 @@ class Trainer:
             started = time.perf_counter()
             try:
                 with self.method.agreed():
-                    validation = evaluate(self.model, self.shards, "validation", self.world)
+                    cuts_images = self.method.cuts_images
+                    validation = evaluate(self.model, self.shards, "validation", self.world, cuts_images)
             except NotFiniteError as error:
                 raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
             record["validation"] = without_details(validation)
@@ -244,7 +245,7 @@ class Trainer:
 
     def train_batches(self) -> None:
         """The batches of the current epoch from sample `self.taken` on."""
-        loader, model = self.loader, self.model
+        loader, model, share_of = self.loader, self.method.network, self.method.share_of
         batches = loader.epoch(self.epoch, self.taken)
         averages_gradients = self.method.averages_gradients
         while True:
@@ -264,7 +265,8 @@ class Trainer:
             loss, stepped = 0.0, False
             if samples or self.method.computes_together:
                 try:
-                    arrays = [something(batch.images)], [something(batch.targets)], batch.first
+                    images, targets = (share_of(something(each)) for each in (batch.images, batch.targets))
+                    arrays = [images], [targets], batch.first
                     if averages_gradients:
                         completed = self.method.while_computing(samples, batch.global_count)
                         results = model.compute_gradients(*arrays, completed)
@@ -273,6 +275,7 @@ class Trainer:
                         stepped = True
                     if samples:
                         loss = results["loss"]
+                    if samples and not (self.method.cuts_images and self.world.rank):
                         self.sums += samples * np.array([1.0, *results.values()])
                 except NotFiniteElsewhereError:
                     loss = math.nan

@@ -75,3 +75,21 @@ def test_objects_and_maxima():
     array = np.full(3, world.rank)
     world.broadcast(array, root=world.size - 1)
     assert array.tolist() == [world.size - 1] * 3
+
+
+@pytest.mark.mpi
+def test_neighbours_exchange_arrays():
+    world = connect()
+    above, below = world.rank - 1, world.rank + 1
+    neighbours = [rank for rank in (above, below) if 0 <= rank < world.size]
+    # Large enough that a send alone would wait for its receiver.
+    outgoing = {rank: np.full(300_000, 10 * world.rank + rank, np.float32) for rank in neighbours}
+    incoming = {rank: np.empty(300_000, np.float32) for rank in neighbours}
+    world.exchange(outgoing, incoming)
+    for rank in neighbours:
+        assert (incoming[rank] == 10 * rank + world.rank).all()
+    assert world.messages == len(neighbours)
+    assert world.bytes_sent == 1_200_000 * len(neighbours)
+    assert world.seconds > 0
+    world.exchange({}, {})
+    assert world.messages == len(neighbours)

@@ -7,6 +7,7 @@ from dhhpc import ecvl, eddl
 from dhhpc.data.shards import ShardSet
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
+from dhhpc.training.evaluation import evaluate
 from dhhpc.training.prediction import predict, predict_mask
 from tests import synthetic
 
@@ -109,3 +110,32 @@ def test_bad_inputs(shards, tmp_path):
             predict(thresholding(), shards, inputs, tmp_path / "out", World())
     with pytest.raises(DhhpcError, match="no samples in split `validation`"):
         predict(thresholding(), shards, [shards.folder], tmp_path / "out", World(), split="validation")
+
+
+@pytest.mark.mpi
+def test_images_cut_over_the_ranks_give_the_masks_of_one(world, shared):
+    """Of other sizes than the network's, which takes multiples of 8: by photograph, volume and shards."""
+    x = eddl.Input((1, 24, 24))
+    y = eddl.ConvTranspose2D(eddl.Conv2D(eddl.MaxPool2D(eddl.Conv2D(x, 4, 5), 2), 4, 3), 4, 2, 2)
+    model = eddl.Model([x], [eddl.Sigmoid(eddl.Conv2D(y, 1, 1))])
+    model.build(losses=["binary_cross_entropy+dice"], seed=5)
+    inputs = [shared / "image.png", shared / "volume.nii.gz", shared / "shards"]
+    if world.rank == 0:
+        rng = np.random.default_rng(2)
+        ecvl.write(inputs[0], ecvl.Image(rng.integers(0, 2, (45, 37), dtype=np.uint8), "yx"))
+        ecvl.write(inputs[1], ecvl.Image(rng.normal(size=(3, 21, 30)).astype(np.float32), "zyx"))
+        synthetic.write_discs(inputs[2], {"training": 2, "test": 3}, size=22)
+    world.barrier()
+    shards = ShardSet(inputs[2])
+    written = predict(model, shards, inputs, shared / "together", world, spatial=True)
+    assert len(written) == (5 if world.rank == 0 else 0)
+    metrics = evaluate(model, shards, "test", world, spatial=True)
+    assert metrics == pytest.approx(evaluate(model, shards, "test", World()), rel=1e-5)
+    if world.rank == 0:
+        for path, expected in zip(
+            written, predict(model, shards, inputs, shared / "alone", World()), strict=True
+        ):
+            found, whole = ecvl.read(path).array, ecvl.read(expected).array
+            assert path.name == expected.name
+            assert 0 < np.count_nonzero(whole) < whole.size
+            np.testing.assert_array_equal(found, whole)

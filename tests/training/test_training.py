@@ -420,3 +420,38 @@ def test_a_bad_loss_on_one_rank_is_told_alike_on_all(world, shared):
         ) as caught:
             run(shared / "bad", shared / f"run-{number}", world, **changes)
         assert len(set(world.allgather_object(str(caught.value)))) == 1
+
+
+@pytest.mark.mpi
+def test_images_cut_over_the_ranks_equal_one_rank(world, shared):
+    """12 steps and the validations between them; of 18 rows, 9 lie on the lower level."""
+    if world.rank == 0:
+        synthetic.write_discs(shared / "discs", {"training": 10, "validation": 3}, size=18)
+    world.barrier()
+    changes = {
+        "epochs": 4,
+        "metrics": ["dice"],
+        "loss": "binary_cross_entropy+dice",
+        "network": {"name": "unet", "channels": [4, 8]},
+        "optimizer": {"name": "sgd", "learning_rate": 0.01},
+        "augmentations": [{"name": "flip"}],
+    }
+    together = run(shared / "discs", shared / "ranks", world, parallel={"method": "spatial"}, **changes)
+    one = world.broadcast_object(
+        run(shared / "discs", shared / "alone", World(), **changes).folder if world.rank == 0 else None
+    )
+    expected = read_run(one)
+    assert largest_difference(parameters(together), parameters(expected)) < 1e-5
+    for found, alone_found in zip(together.content["history"], expected.content["history"], strict=True):
+        for name in ("loss", "dice"):
+            assert found[name] == pytest.approx(alone_found[name], rel=1e-5)
+        assert found["validation"] == pytest.approx(alone_found["validation"], rel=1e-5)
+        assert found["messages"] > 0
+
+
+def test_images_too_small_to_be_cut(discs, tmp_path):
+    changes = {"parallel": {"method": "spatial"}, "network": {"name": "unet", "channels": [4, 4, 4, 4]}}
+    experiment = Experiment.model_validate(synthetic.experiment_document(discs, tmp_path, **changes))
+    check(experiment, 2, zoo.create)
+    with pytest.raises(DhhpcError, match="too few for 3 ranks; give images of at least 24 rows"):
+        check(experiment, 3, zoo.create)

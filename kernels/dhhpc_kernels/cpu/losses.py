@@ -172,9 +172,27 @@ def _huber(
 
 
 @compile_kernel
-def _dice(
-    probabilities: np.ndarray,
+def _dice_sums(
+    probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray, begin: int, end: int
+) -> None:
+    for plane in range(begin, end):
+        probability = probabilities[plane]
+        target = targets[plane]
+        product = D(0)
+        total = D(0)
+        for i in range(probability.size):
+            p = D(probability[i])
+            t = D(target[i])
+            product += p * t
+            total += p + t
+        sums[plane, 0] = product
+        sums[plane, 1] = total
+
+
+@compile_kernel
+def _dice_of_sums(
     targets: np.ndarray,
+    sums: np.ndarray,
     grad: np.ndarray,
     smooth: float,
     losses: np.ndarray,
@@ -183,18 +201,10 @@ def _dice(
 ) -> None:
     count = grad.shape[0]
     for plane in range(begin, end):
-        probability = probabilities[plane]
         target = targets[plane]
         gradient = grad[plane]
-        product = D(0)
-        total = D(0)
-        for i in range(gradient.size):
-            p = D(probability[i])
-            t = D(target[i])
-            product += p * t
-            total += p + t
-        numerator = D(2) * product + smooth
-        denominator = total + smooth
+        numerator = D(2) * sums[plane, 0] + smooth
+        denominator = sums[plane, 1] + smooth
         losses[plane] = D(1) - numerator / denominator
         by_target = F(-2 / denominator / count)
         constant = F(numerator / (denominator * denominator) / count)
@@ -254,7 +264,23 @@ def dice(probabilities: np.ndarray, targets: np.ndarray, grad: np.ndarray, smoot
     float32 (N,C,...); the inner sums run over a channel's pixels (Milletari et al. 2016, but with plain sums
     below the line). An empty channel predicted empty has loss 0, or NaN if smooth is 0.
     """
-    losses = np.empty(grad.shape[0] * grad.shape[1], D)
-    arrays = (array.reshape(losses.size, -1, copy=False) for array in (probabilities, targets, grad))
-    run_shares(_dice, losses.size, 3 * grad.size, *arrays, float(smooth), losses)
+    return dice_of_sums(targets, dice_sums(probabilities, targets), grad, smooth)
+
+
+def dice_sums(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """sum(p t) and sum p + sum t over the pixels of each sample and channel: float64 (N*C,2).
+
+    Those of parts of an image add up to those of the image, which `dice_of_sums` then takes.
+    """
+    sums = np.empty((targets.shape[0] * targets.shape[1], 2), D)
+    arrays = (array.reshape(len(sums), -1, copy=False) for array in (probabilities, targets))
+    run_shares(_dice_sums, len(sums), 2 * targets.size, *arrays, sums)
+    return sums
+
+
+def dice_of_sums(targets: np.ndarray, sums: np.ndarray, grad: np.ndarray, smooth: float = 1.0) -> float:
+    """`dice` from the sums over the whole image; the targets and the gradient may be those of a part."""
+    losses = np.empty(len(sums), D)
+    planes, gradients = (array.reshape(losses.size, -1, copy=False) for array in (targets, grad))
+    run_shares(_dice_of_sums, losses.size, 2 * grad.size, planes, sums, gradients, float(smooth), losses)
     return float(losses.mean())
