@@ -1,0 +1,130 @@
+"""What ranks gain and cost on this machine, U-Net of the kernels' benchmark on generated images:
+
+    python -m dhhpc.benchmarks.ranks [--method fixed] [--pairs 5]
+
+Runs one rank with one thread and two ranks with one thread each, in turn, with batches of 2 a rank. Prints
+the efficiency, images a second of two ranks over twice those of one, in the median of the pairs, and the peak
+memory of a rank over that of the run on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from dhhpc.data.shard_index import ShardIndex, record_of, write_index
+from dhhpc.data.shard_writer import writing_shard
+
+IMAGES, SIZE, EPOCHS = 32, 256, 2
+
+
+def write_shards(folder: Path) -> None:
+    """Noisy images with a bright square."""
+    random = np.random.default_rng(1)
+    masks = np.zeros((IMAGES, SIZE, SIZE), np.uint8)
+    masks[:, 64:192, 64:192] = 1
+    images = (masks + random.normal(0, 0.3, masks.shape)).astype(np.float32)[:, None]
+    path = folder / "training-00000.h5"
+    folder.mkdir()
+    with writing_shard(path, "float32") as writer:
+        writer.extend(images, masks, None, [str(number) for number in range(IMAGES)])
+    index = ShardIndex(
+        dataset="squares",
+        task="segmentation",
+        classes=["square"],
+        sample_shape=(1, SIZE, SIZE),
+        dtype="float32",
+        regions=False,
+        shards=[record_of(path, "training", IMAGES)],
+        pipeline=[],
+        pipeline_hash="0" * 64,
+        seconds=0.0,
+    )
+    write_index(folder, index)
+
+
+def peak_memory(run: Path) -> int:
+    """The largest resident size so far, in bytes, of any process that has this folder in its command line."""
+    largest = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(run).encode() not in (process / "cmdline").read_bytes():
+                continue
+            (line,) = [line for line in (process / "status").read_text().splitlines() if "VmHWM" in line]
+        except (OSError, ValueError):
+            continue
+        largest = max(largest, int(line.split()[1]) * 1024)
+    return largest
+
+
+def measure(experiment: Path, ranks: int, run: Path) -> tuple[float, int]:
+    """Images a second of the last epoch, and the peak memory of a rank in bytes."""
+    command = ["train", experiment, "--ranks", ranks, "--threads", 1, "--output", run]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dhhpc", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    peaks = [0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            peaks.append(peak_memory(run))
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, errors = process.communicate()
+    watcher.join()
+    if process.returncode:
+        sys.exit(errors)
+    history = json.loads((run / "run.json").read_text())["history"]
+    return history[-1]["samples_per_second"], max(peaks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--method", default="fixed")
+    parser.add_argument("--period", type=int, default=8, help="of all methods but gradient")
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    period = {} if options.method == "gradient" else {"period": options.period}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(folder / "shards")
+        document = {
+            "name": "ranks",
+            "data": {"shards": str(folder / "shards")},
+            "network": {"name": "unet", "channels": [32, 64, 128, 256, 512]},
+            "loss": "binary_cross_entropy",
+            "optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9},
+            "batch_size": 2,
+            "epochs": EPOCHS,
+            "parallel": {"method": options.method, **period},
+            "checkpoint": {"every_epochs": EPOCHS},
+        }
+        experiment = folder / "experiment.yml"
+        experiment.write_text(yaml.safe_dump(document))
+        efficiencies, memories = [], []
+        for pair in range(options.pairs):
+            (one, alone), (two, each) = (
+                measure(experiment, ranks, folder / f"run-{ranks}-{pair}") for ranks in (1, 2)
+            )
+            efficiencies.append(two / (2 * one))
+            memories.append(each / alone)
+            figures = f"{one:.2f} and {two:.2f} images/s, {alone / 1e6:.0f} and {each / 1e6:.0f} MB"
+            print(f"1 and 2 ranks: {figures}; efficiency {efficiencies[-1]:.3f}", flush=True)
+    print(f"median of {options.pairs} pairs: efficiency {statistics.median(efficiencies):.3f}")
+    print(f"peak memory of a rank: {statistics.median(memories):.2f} of that of one rank alone")
+
+
+if __name__ == "__main__":
+    main()
