@@ -25,7 +25,8 @@ def train(
 ) -> None:
     """Train a network; leaves a run folder with the model, its record and its checkpoints.
 
-    SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on.
+    SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on. So does a rank that
+    shows no progress for watch.timeout seconds, which is named.
 
     Example: dhhpc train experiment.yml --ranks 2 --set optimizer.learning_rate=0.01
     """

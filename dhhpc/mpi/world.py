@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 from dhhpc.mpi.library import start_mpi
+from dhhpc.mpi.progress import Progress
 
 Array = np.ndarray[Any, Any]
 
@@ -31,9 +34,8 @@ class Pending:
 
     def wait(self) -> None:
         """Until `array` holds the result."""
-        started = time.perf_counter()
-        self._request.Wait()
-        self._world.seconds += time.perf_counter() - started
+        with self._world.inside("wait_for_allreduce"):
+            self._request.Wait()
 
 
 class World:
@@ -50,6 +52,7 @@ class World:
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one.
         messages, bytes_sent: collectives called so far, and payload bytes handed to them.
         seconds: wall time spent inside them.
+        progress: what this rank is doing.
     """
 
     def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
@@ -63,6 +66,7 @@ class World:
         self.messages = 0
         self.bytes_sent = 0
         self.seconds = 0.0
+        self.progress = Progress()
         if communicator is not None:
             from mpi4py import MPI
 
@@ -82,9 +86,8 @@ class World:
             return
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
-        self._count(array.nbytes, started)
+        with self.inside("allreduce_sum", array.nbytes):
+            self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
 
     def allreduce_max(self, array: Array) -> None:
         """Replace `array` by its element-wise maximum over the ranks."""
@@ -92,9 +95,8 @@ class World:
             return
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
-        self._count(array.nbytes, started)
+        with self.inside("allreduce_max", array.nbytes):
+            self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
 
     def begin_sum(self, array: Array) -> Pending:
         """Begin `allreduce_sum`, without waiting for other ranks; `array` must stay as it is until then.
@@ -115,9 +117,8 @@ class World:
     def _begin(self, array: Array, operation: Any) -> Pending:
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
-        self._count(array.nbytes, started)
+        with self.inside("begin_allreduce", array.nbytes):
+            request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
         return Pending(array, request, self)
 
     def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
@@ -140,44 +141,39 @@ class World:
         """Replace `array` on every rank by that of `root`."""
         if self._communicator is None:
             return
-        started = time.perf_counter()
-        self._communicator.Bcast(array, root=root)
-        self._count(array.nbytes, started)
+        with self.inside("broadcast", array.nbytes):
+            self._communicator.Bcast(array, root=root)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         """The picklable `value` of rank `root`, on every rank."""
         if self._communicator is None:
             return value
-        started = time.perf_counter()
-        value = self._communicator.bcast(value, root=root)
-        self._count(0, started)
+        with self.inside("broadcast_object", 0):
+            value = self._communicator.bcast(value, root=root)
         return value
 
     def gather_object(self, value: Any, root: int = 0) -> list[Any] | None:
         """On rank `root` the picklable values of all ranks in rank order; None elsewhere."""
         if self._communicator is None:
             return [value]
-        started = time.perf_counter()
-        gathered: list[Any] | None = self._communicator.gather(value, root=root)
-        self._count(0, started)
+        with self.inside("gather_object", 0):
+            gathered: list[Any] | None = self._communicator.gather(value, root=root)
         return gathered
 
     def allgather_object(self, value: Any) -> list[Any]:
         """The picklable values of all ranks in rank order, on every rank."""
         if self._communicator is None:
             return [value]
-        started = time.perf_counter()
-        gathered: list[Any] = self._communicator.allgather(value)
-        self._count(0, started)
+        with self.inside("allgather_object", 0):
+            gathered: list[Any] = self._communicator.allgather(value)
         return gathered
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self._communicator is None:
             return
-        started = time.perf_counter()
-        self._communicator.Barrier()
-        self._count(0, started)
+        with self.inside("barrier", 0):
+            self._communicator.Barrier()
 
     def abort(self, code: int = 1) -> None:
         """End every rank at once with exit code `code`, whatever they are doing."""
@@ -185,10 +181,19 @@ class World:
             raise SystemExit(code)
         self._communicator.Abort(code)
 
-    def _count(self, size: int, started: float) -> None:
-        self.messages += 1
-        self.bytes_sent += size
-        self.seconds += time.perf_counter() - started
+    @contextlib.contextmanager
+    def inside(self, collective: str, size: int | None = None) -> Iterator[None]:
+        """Count what is done inside: its seconds and, with a `size` in bytes, one message."""
+        self.progress.enter(collective)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+            self.progress.leave()
+        if size is not None:
+            self.messages += 1
+            self.bytes_sent += size
 
 
 def connect() -> World:

@@ -46,7 +46,8 @@ def evaluate(model: Model, shards: ShardSet, split: str, world: World) -> dict[s
     )
     loss = np.zeros(2)
     trouble: NotFiniteError | None = None
-    for batch in loader.epoch(0):
+    for number, batch in enumerate(loader.epoch(0), start=1):
+        world.progress.at(f"{split}, batch {number}")
         if not len(batch.indices):
             continue
         predictions = predict_any_size(model, batch.images)

@@ -44,6 +44,7 @@ def warm_up(model: Model, loader: Loader, world: World) -> float:
     the cache.
     """
     started = time.perf_counter()
+    world.progress.at("the compilation of kernels")
     for turn in (True, False):
         if (world.rank == 0) is turn:
             before = model.state()

@@ -31,8 +31,8 @@ class RunRecord:
 
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
-            "failed"), experiment, versions, commit, command, hosts, ranks, threads, slurm_job_id, started,
-            finished, kpis, history (a record of every epoch).
+            "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads, slurm_job_id,
+            started, finished, kpis, history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
@@ -119,12 +119,24 @@ def find_runs(folder: Path | str) -> list[RunRecord]:
     return sorted(found, key=lambda record: str(record.content.get("started", "")))
 
 
+def record_lost(folder: Path, finding: dict[str, Any]) -> None:
+    """Note in a run folder, from any rank, that one was lost (see `dhhpc.mpi.watching`): the run stopped."""
+    record = RunRecord(folder)
+    record.event("lost", **finding)
+    if (folder / RECORD).is_file():
+        record.content = read_run(folder).content
+        if record.content["status"] == "running":
+            record.update(status="stopped", finished=now())
+
+
 def provenance(world: World, threads: int) -> dict[str, Any]:
-    """Where and with what this run runs. All ranks must call this."""
+    """Where and with what this run runs; each rank's process as host:pid. All ranks must call this."""
+    processes = world.allgather_object((world.host, os.getpid()))
     return {
         "ranks": world.size,
         "threads": threads,
-        "hosts": sorted(set(world.allgather_object(world.host))),
+        "hosts": sorted({host for host, _ in processes}),
+        "processes": [f"{host}:{pid}" for host, pid in processes],
         "launcher": world.launcher.name,
         "versions": versions(),
         "commit": commit(),

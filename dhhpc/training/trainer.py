@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dhhpc.data.loader import Loader
 from dhhpc.eddl import NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World
+from dhhpc.mpi import World, watching
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
@@ -24,10 +25,13 @@ from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, warm_up
 from dhhpc.training.resumption import take_up
-from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
+from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance, record_lost
 from dhhpc.training.stopping import Stopped, stopping_on_signals
 
 Listener = Callable[[str, dict[str, Any]], None]
+
+# Seconds that a rank may take over one kernel, where kernels may have to be compiled.
+COMPILING = 1800.0
 
 
 def ignore(event: str, values: dict[str, Any]) -> None:
@@ -57,9 +61,14 @@ def train(
             experiment that differs; a full disk.
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
-    trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
-    with stopping_on_signals(trainer.meeting):
-        return trainer.run(resume)
+    hear = listen if world.rank == 0 else ignore
+    world.progress.at("its preparation")
+    world.progress.patience = COMPILING
+    lost = functools.partial(record_lost, experiment.folder)
+    with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
+        trainer = Trainer(experiment, world, create, hear)
+        with stopping_on_signals(trainer.meeting):
+            return trainer.run(resume)
 
 
 class Trainer:
@@ -70,7 +79,9 @@ class Trainer:
     ) -> None:
         self.experiment, self.world, self.listen = experiment, world, listen
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
-        self.folder = CheckpointFolder(self.record.checkpoints, experiment.checkpoint.keep)
+        self.folder = CheckpointFolder(
+            self.record.checkpoints, experiment.checkpoint.keep, world.progress.goes_on
+        )
         self.shards = check(experiment, world.size, create)
         self.threads = use_threads(world, experiment.threads)
         self.batch_size = experiment.rank_batch_size(world.size)
@@ -220,6 +231,7 @@ class Trainer:
                 raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
             record["validation"] = without_details(validation)
             record["validation_seconds"] = round(time.perf_counter() - started, 4)
+        self.world.progress.patience = 0.0  # every kernel has run once
         self.history.append(record)
         self.epoch, self.batch = epoch + 1, 0
         self.sums[:] = 0
@@ -237,7 +249,10 @@ class Trainer:
         loader, model = self.loader, self.model
         batches = loader.epoch(self.epoch, self.batch)
         averages_gradients = self.method.averages_gradients
+        first_epoch = self.world.progress.patience > 0
         while True:
+            where = f"epoch {self.epoch + 1}, batch {self.batch + 1}"
+            self.world.progress.at(f"the loading of {where}")
             started = time.perf_counter()
             batch = next(batches, None)
             fetched = time.perf_counter()
@@ -245,6 +260,11 @@ class Trainer:
             self.seconds["data"] += fetched - started
             if batch is None:
                 return
+            self.world.progress.at(where)
+            if first_epoch:
+                # The last batch is smaller: kernels may have to be compiled for it, as for validation.
+                last = self.batch + 1 == loader.batches_per_epoch
+                self.world.progress.patience = COMPILING if last else 0.0
             samples = len(batch.indices)
             # A batch takes the value at its end, so a warm-up does not begin with 0.
             position = self.epoch + (self.batch + 1) / loader.batches_per_epoch
@@ -293,6 +313,7 @@ class Trainer:
 
     def end(self) -> None:
         """Write the trained model: the best checkpoint's or the last parameters, as .npz and ONNX."""
+        self.world.progress.at("the writing of the model")
         if self.world.rank == 0:
             from dhhpc.eddl import export_onnx
 
@@ -318,10 +339,12 @@ class Trainer:
         self.record.event("stop", **values)
         self.record.update(status="stopped", finished=now(), kpis=self.kpis())
         self.listen("stop", values)
+        self.world.barrier()  # ranks watch over each other until all of this is written
         raise Stopped
 
     def save_checkpoint(self) -> None:
         """Rank 0 writes what all agree upon at the current position, each rank what is its own."""
+        self.world.progress.at("the writing of a checkpoint")
         self.check_state()
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
