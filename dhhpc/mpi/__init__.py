@@ -5,6 +5,7 @@ from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import TRY_AGAIN, failing_together
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.progress import Progress
+from dhhpc.mpi.timeline import Timeline, TraceFile
 from dhhpc.mpi.watch import watching
 from dhhpc.mpi.workload import share
 from dhhpc.mpi.world import Pending, World, check_world, connect
@@ -13,6 +14,8 @@ __all__ = [
     "TRY_AGAIN",
     "Pending",
     "Progress",
+    "Timeline",
+    "TraceFile",
     "World",
     "average",
     "check_world",

@@ -15,6 +15,7 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 from dhhpc.mpi.library import start_mpi
 from dhhpc.mpi.progress import Progress
+from dhhpc.mpi.timeline import Timeline
 
 Array = np.ndarray[Any, Any]
 
@@ -22,20 +23,29 @@ Array = np.ndarray[Any, Any]
 class Pending:
     """A sum or maximum over the ranks that is on its way; see `World.begin_sum`."""
 
-    def __init__(self, array: Array, request: Any, world: World) -> None:
-        self.array, self._request, self._world = array, request, world
+    def __init__(self, array: Array, request: Any, world: World, number: int | None) -> None:
+        self.array, self._request, self._world, self._number = array, request, world, number
 
     def arrived(self) -> bool:
         """Whether `array` holds the result by now; to look brings it on its way, too."""
         started = time.perf_counter()
         arrived = bool(self._request.Test())
-        self._world.seconds += time.perf_counter() - started
+        ended = time.perf_counter()
+        self._world.seconds += ended - started
+        self._world.timeline.collective("test_allreduce", started, ended, None)
+        if arrived:
+            self._end()
         return arrived
 
     def wait(self) -> None:
         """Until `array` holds the result."""
         with self._world.inside("wait_for_allreduce"):
             self._request.Wait()
+        self._end()
+
+    def _end(self) -> None:
+        self._world.timeline.end(self._number)
+        self._number = None
 
 
 class World:
@@ -53,6 +63,7 @@ class World:
         messages, bytes_sent: collectives called so far, and payload bytes handed to them.
         seconds: wall time spent inside them.
         progress: what this rank is doing.
+        timeline: where that is recorded, on request.
     """
 
     def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
@@ -67,6 +78,7 @@ class World:
         self.bytes_sent = 0
         self.seconds = 0.0
         self.progress = Progress()
+        self.timeline = Timeline()
         if communicator is not None:
             from mpi4py import MPI
 
@@ -117,9 +129,10 @@ class World:
     def _begin(self, array: Array, operation: Any) -> Pending:
         from mpi4py import MPI
 
+        number = self.timeline.begin("allreduce", time.perf_counter(), array.nbytes)
         with self.inside("begin_allreduce", array.nbytes):
             request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
-        return Pending(array, request, self)
+        return Pending(array, request, self, number)
 
     def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
         """Replace float `array` by its mean over the ranks, weighted by each rank's `weight` (not negative).
@@ -189,8 +202,10 @@ class World:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - started
+            ended = time.perf_counter()
+            self.seconds += ended - started
             self.progress.leave()
+            self.timeline.collective(collective, started, ended, size)
         if size is not None:
             self.messages += 1
             self.bytes_sent += size

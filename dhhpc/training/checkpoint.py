@@ -165,3 +165,15 @@ class Telling(io.FileIO):
         count = super().write(data)
         self.written()
         return count
+
+
+def score_of(validation: dict[str, Any] | None, monitor: str | None, task: str) -> float | None:
+    """The monitored metric of an epoch, larger is better: Dice or accuracy by the task unless named; None
+    without it."""
+    if validation is None:
+        return None
+    monitor = monitor or ("dice" if task == "segmentation" else "accuracy")
+    value = validation.get(monitor)
+    if value is None:
+        return None
+    return -float(value) if monitor == "loss" else float(value)

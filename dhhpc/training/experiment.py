@@ -193,6 +193,8 @@ class Experiment(Document):
         parallel: how ranks learn together.
         checkpoint: when and which.
         watch: when a rank counts as dead or hung, which ends all ranks.
+        trace: batches of each epoch whose timeline is written into `trace` of the run folder, a file a rank,
+            in the Trace Event Format of chrome://tracing and Perfetto; 0 for none.
         memory: `full`, or `low` to compute values again for the backward pass in place of keeping them: the
             same parameters bit for bit, in less memory and more time.
         threads: of each rank; unless given, its share of the machine's cores.
@@ -213,6 +215,7 @@ class Experiment(Document):
     parallel: Parallel = Gradient()
     checkpoint: CheckpointChoice = CheckpointChoice()
     watch: WatchChoice = WatchChoice()
+    trace: pydantic.NonNegativeInt = 0
     memory: Literal["full", "low"] = "full"
     threads: pydantic.PositiveInt | None = None
     seed: pydantic.NonNegativeInt = 1

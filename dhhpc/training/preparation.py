@@ -37,6 +37,21 @@ def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet
     return shards
 
 
+def training_loader(experiment: Experiment, shards: ShardSet, world: World) -> Loader:
+    """The loader of this rank's part of the training split."""
+    return Loader(
+        shards,
+        "training",
+        experiment.rank_batch_size(world.size),
+        world.rank,
+        world.size,
+        experiment.seed,
+        experiment.data.patch,
+        experiment.augmentations,
+        threads=experiment.data.threads,
+    )
+
+
 def warm_up(model: Model, loader: Loader, world: World) -> float:
     """Make one step and one prediction on nothing, and take them back; returns the seconds.
 

@@ -28,6 +28,7 @@ FREE_KEYS = (
     "data.shards",
     "data.threads",
     "watch",
+    "trace",
 )
 # A run that failed has no result to be reproduced: smaller steps may bring a diverged one back.
 FREE_AFTER_FAILURE = ("optimizer.learning_rate",)

@@ -51,6 +51,10 @@ class RunRecord:
     def onnx(self) -> Path:
         return self.folder / "model.onnx"
 
+    def trace(self, resumed: int) -> Path:
+        """Where the timelines of a run lie that has been resumed so many times."""
+        return self.folder / ("trace" if not resumed else f"trace-resumed-{resumed}")
+
     def has_results(self) -> bool:
         """Whether an earlier run has left its record or checkpoints here."""
         return (self.folder / RECORD).exists() or self.checkpoints.exists()
@@ -117,6 +121,18 @@ def find_runs(folder: Path | str) -> list[RunRecord]:
         with contextlib.suppress(DhhpcError):
             found.append(read_run(path.parent))
     return sorted(found, key=lambda record: str(record.content.get("started", "")))
+
+
+def kpis(history: list[dict[str, Any]], totm: float, warmup_seconds: float) -> dict[str, Any]:
+    """totm: seconds of the training procedure so far (DeepHealth D1.1), without the compilation of kernels,
+    which warmup_seconds tells; throughput while training."""
+    seconds = sum(record["seconds"] for record in history)
+    samples = sum(record["seconds"] * record["samples_per_second"] for record in history)
+    return {
+        "totm": round(totm, 4),
+        "warmup_seconds": round(warmup_seconds, 4),
+        "samples_per_second": round(samples / seconds, 3) if seconds else None,
+    }
 
 
 def record_lost(folder: Path, finding: dict[str, Any]) -> None:
