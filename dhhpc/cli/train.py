@@ -33,8 +33,9 @@ def train(
 ) -> None:
     """Train a network; leaves a run folder with the model, its record and its checkpoints.
 
-    SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on. So does a rank that
-    shows no progress for watch.timeout seconds, which is named.
+    SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on.
+
+    A rank that shows no progress for watch.timeout seconds is named, and all end with 75, too.
 
     Example: dhhpc train experiment.yml --ranks 2 --set optimizer.learning_rate=0.01
     """

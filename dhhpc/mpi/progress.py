@@ -6,6 +6,9 @@ from __future__ import annotations
 class Progress:
     """Where the main thread of this rank is. To set it costs no call of the operating system.
 
+    Who reads `steps` last, and finds it as it was, knows that all else is as old as that: what makes a rank
+    look worse, to leave a collective or to lose patience, comes after a step.
+
     Attributes:
         phase: what it does, in words that follow "it was in": "epoch 3, batch 17".
         steps: grows whenever it gets somewhere: with each phase, and with each collective that it enters or
@@ -36,5 +39,5 @@ class Progress:
 
     def leave(self) -> None:
         """The collective is over."""
-        self.waiting = None
         self.steps += 1
+        self.waiting = None

@@ -84,9 +84,12 @@ class Ring:
 
     def receive(self, seconds: float) -> list[dict[str, Any]] | None:
         """What the rank before has said within so many seconds; None when it has closed the connection."""
-        ends = [self._woken] if self.incoming is None else [self._woken, self.incoming]
-        ready, _, _ = select.select(ends, [], [], seconds)
-        if self.incoming is None or self.incoming not in ready:
+        poll = select.poll()  # select takes no file descriptor above 1023
+        for end in (self._woken, self.incoming):
+            if end is not None:
+                poll.register(end, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
+        if self.incoming is None or self.incoming.fileno() not in ready:
             return []
         try:
             piece = self.incoming.recv(PIECE)

@@ -37,7 +37,7 @@ from typing import Any
 
 from dhhpc.mpi.failure import TRY_AGAIN, end_all
 from dhhpc.mpi.progress import Progress
-from dhhpc.mpi.ring import Ring
+from dhhpc.mpi.ring import Place, Ring
 from dhhpc.mpi.world import World
 
 Report = Callable[[dict[str, Any]], None]
@@ -60,7 +60,8 @@ def watching(
         world: all ranks call this; `world.progress` tells what each is doing.
         timeout: seconds; a rank is noticed after them and a fifth more at the latest.
         report: called on the rank that notices, in another thread, with finding ("dead", "silent", "hung" or
-            "waiting"), rank, host, pid, phase, seconds, since (UTC, ISO 8601) and message.
+            "waiting"), rank, host and pid (None where all are waiting), phase, seconds, since (UTC, ISO 8601)
+            and message.
         warn: called on every rank with a line about each rank that cannot be watched.
     """
     if world.size == 1 or timeout == 0:
@@ -111,7 +112,7 @@ class Watch(threading.Thread):
         self.due = time.monotonic()  # for the next look
         self.died: float | None = None  # when its connection was closed without a farewell
         # Until the rank before has said something, it is where everybody is.
-        self.heard: dict[str, Any] = beat(world.progress, 0.0)
+        self.heard: dict[str, Any] = beat(world.progress) | {"still": 0.0}
 
     def stop(self) -> None:
         """Say farewell; the rank after this one no longer judges it."""
@@ -123,24 +124,31 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.is_set():
+            if self.died is not None:
+                self.due = min(self.due, self.died + DYING)
             wait = self.due - time.monotonic()
             if wait > 0:
                 self.listen(wait)
                 continue
             self.due = time.monotonic() + self.interval
-            steps = self.world.progress.steps
-            self.own.look(changed=steps != self.steps)
-            self.steps = steps
-            self.ring.send(**beat(self.world.progress, self.own.seconds))
+            self.ring.send(**self.look())
             self.silence.look(changed=False)
             self.judge()
+
+    def look(self) -> dict[str, Any]:
+        """What this rank is doing, and for how long it has got nowhere."""
+        progress = self.world.progress
+        seen = beat(progress)
+        steps = progress.steps  # at last, see Progress
+        self.own.look(changed=steps != self.steps)
+        self.steps = steps
+        return seen | {"still": round(self.own.seconds, 3)}
 
     def listen(self, seconds: float) -> None:
         """Take in what comes from the rank before."""
         messages = self.ring.receive(seconds)
         if messages is None:
             self.died = time.monotonic()
-            self.due = self.died + DYING
             return
         for message in messages:
             self.silence.look(changed=True)
@@ -168,7 +176,8 @@ class Watch(threading.Thread):
             self.ring.send(kind="question")
 
     def waits_too_long(self) -> bool:
-        return self.world.progress.waiting is not None and self.own.seconds > self.timeout
+        waiting = self.look()["waiting"] is not None
+        return waiting and self.own.seconds > self.timeout
 
     def answer(self, question: dict[str, Any]) -> None:
         """Rank 0 asks whether all ranks have been waiting for long; who has not, does not pass it on."""
@@ -190,10 +199,11 @@ class Watch(threading.Thread):
         end_now(self.world)
 
     def finding(self, finding: str, seconds: float) -> dict[str, Any]:
-        place, phase = self.ring.before, self.heard["phase"]
+        place: Place | None = self.ring.before
+        phase = self.heard["phase"]
         since = datetime.now(UTC) - timedelta(seconds=seconds)
         if finding == "waiting":
-            place, phase = self.ring.mine, self.world.progress.phase
+            place, phase = None, self.world.progress.phase
             message = (
                 f"all {self.world.size} ranks have waited for each other for {seconds:.3g} s, rank 0 in "
                 f"{self.world.progress.waiting}: MPI or the network hangs, in {phase}"
@@ -208,9 +218,9 @@ class Watch(threading.Thread):
             message = f"{place} has shown no progress for {seconds:.3g} s: it was in {phase}"
         return {
             "finding": finding,
-            "rank": place.rank,
-            "host": place.host,
-            "pid": place.pid,
+            "rank": place and place.rank,
+            "host": place and place.host,
+            "pid": place and place.pid,
             "phase": phase,
             "seconds": round(seconds, 1),
             "since": since.isoformat(timespec="milliseconds"),
@@ -224,14 +234,13 @@ class Watch(threading.Thread):
             os._exit(TRY_AGAIN)
 
 
-def beat(progress: Progress, still: float) -> dict[str, Any]:
+def beat(progress: Progress) -> dict[str, Any]:
     """What a rank tells of itself."""
     return {
         "kind": "beat",
         "phase": progress.phase,
         "waiting": progress.waiting,
         "patience": progress.patience,
-        "still": round(still, 3),
     }
 
 

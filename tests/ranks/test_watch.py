@@ -85,7 +85,7 @@ def test_a_rank_that_is_stopped_is_named(tmp_path, rank):
 def test_ranks_that_all_wait_for_each_other(tmp_path):
     process = start(tmp_path, "if world.rank: world.broadcast_object(None)")
     line, found, _ = end_of(process, tmp_path)
-    assert found["finding"] == "waiting"
+    assert (found["finding"], found["rank"]) == ("waiting", None)
     assert line.startswith("dhhpc: all 3 ranks have waited for each other for 1")
     assert "s, rank 0 in barrier: MPI or the network hangs, in epoch 3, batch 17; all ranks end" in line
 
@@ -103,6 +103,13 @@ def test_no_alarm_while_one_rank_goes_on_and_others_wait(tmp_path):
     ends_well(
         start(tmp_path, f"{busy} if world.rank == 2 else {patient} if world.rank == 0 else None"), tmp_path
     )
+
+
+def test_no_alarm_when_a_long_wait_is_over(tmp_path):
+    """Ranks that have waited for long, or have been patient for long, wait anew and pass on no question."""
+    again = "[world.barrier() for _ in range(3000)]"
+    slow = f"[setattr(world.progress, 'patience', 60), time.sleep({1.5 * TIMEOUT}), {again}]"
+    ends_well(start(tmp_path, f"{slow} if world.rank == 1 else {again}"), tmp_path)
 
 
 def test_no_alarm_where_the_whole_job_was_suspended(tmp_path):
