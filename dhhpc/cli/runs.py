@@ -88,7 +88,7 @@ def averaging(content: dict[str, Any]) -> str:
     method = content["experiment"]["parallel"]["method"]
     history = content.get("history", [])
     ranks = [rank for epoch in history for rank in epoch["ranks"]]
-    spent = sum(sum(rank.values()) for rank in ranks)
+    spent = sum(rank[name] for rank in ranks for name in ("data", "compute", "communication", "wait"))
     if not spent or "averagings" not in history[-1]:
         return str(method)
     count = sum(epoch["averagings"] for epoch in history)

@@ -19,6 +19,14 @@ def train(
     output: Annotated[Path | None, typer.Option(help="The run folder, instead of the file's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the file's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each rank, instead of the file's.")] = None,
+    trace: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="BATCHES",
+            help="Write a timeline of the first batches of each epoch, one file a rank, for Perfetto.",
+        ),
+    ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the file.")
     ] = None,
@@ -26,6 +34,8 @@ def train(
     """Train a network; leaves a run folder with the model, its record and its checkpoints.
 
     SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on.
+
+    A rank that shows no progress for watch.timeout seconds is named, and all end with 75, too.
 
     Example: dhhpc train experiment.yml --ranks 2 --set optimizer.learning_rate=0.01
     """
@@ -38,7 +48,7 @@ def train(
     from dhhpc.training import check, read_experiment, train
 
     overrides = list(change or [])
-    for key, value in (("output", output), ("epochs", epochs), ("threads", threads)):
+    for key, value in (("output", output), ("epochs", epochs), ("threads", threads), ("trace", trace)):
         if value is not None:
             overrides.append(f"{key}={value}")
     if ranks is not None:

@@ -1,16 +1,23 @@
-"""The world of ranks, averaging over it, and how work is dealt to it. Knows arrays, not networks."""
+"""The world of ranks, averaging and watching over it, how work is dealt to it. Knows arrays, not networks."""
 
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
-from dhhpc.mpi.failure import failing_together
+from dhhpc.mpi.failure import TRY_AGAIN, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.launch import launch
+from dhhpc.mpi.progress import Progress
+from dhhpc.mpi.timeline import Timeline, TraceFile
+from dhhpc.mpi.watch import watching
 from dhhpc.mpi.workload import parts, share
 from dhhpc.mpi.world import Pending, World, check_world, connect
 
 __all__ = [
+    "TRY_AGAIN",
     "Levels",
     "Pending",
+    "Progress",
+    "Timeline",
+    "TraceFile",
     "World",
     "average",
     "check_world",
@@ -22,4 +29,5 @@ __all__ = [
     "parts",
     "pin_to_cores",
     "share",
+    "watching",
 ]

@@ -15,6 +15,8 @@ from dhhpc.mpi.world import World
 # How long a failing rank waits to hear whether the others failed too, in seconds.
 GRACE = 3.0
 REPORT, VERDICT = 1, 2
+# EX_TEMPFAIL of sysexits.h: the run has a checkpoint to go on from, and job scripts may queue it again.
+TRY_AGAIN = 75
 
 
 @contextlib.contextmanager
@@ -81,9 +83,9 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def end_all(world: World) -> None:
-    """Abort the world with exit code 1. MPI's own notice is silenced: the cause stands on stderr already."""
+def end_all(world: World, code: int = 1) -> None:
+    """Abort the world with exit code `code`. MPI's own notice is silenced: the cause stands on stderr."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    world.abort(1)
+    world.abort(code)

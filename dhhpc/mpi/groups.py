@@ -33,4 +33,8 @@ def levels_of(world: World, ranks_per_group: int | None = None) -> Levels:
         near = communicator.Split(world.rank // ranks_per_group, world.rank)
     group = World(near, world.launcher)
     first = communicator.Split(0 if group.rank == 0 else MPI.UNDEFINED, world.rank)
-    return Levels(group, World(first, world.launcher) if group.rank == 0 else None)
+    leaders = World(first, world.launcher) if group.rank == 0 else None
+    for level in (group, leaders):
+        if level is not None:
+            level.progress = world.progress  # to wait in one of them is to wait
+    return Levels(group, leaders)

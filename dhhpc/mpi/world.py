@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 from dhhpc.mpi.library import start_mpi
+from dhhpc.mpi.progress import Progress
+from dhhpc.mpi.timeline import Timeline
 
 Array = np.ndarray[Any, Any]
 
@@ -20,21 +23,29 @@ Array = np.ndarray[Any, Any]
 class Pending:
     """A sum or maximum over the ranks that is on its way; see `World.begin_sum`."""
 
-    def __init__(self, array: Array, request: Any, world: World) -> None:
-        self.array, self._request, self._world = array, request, world
+    def __init__(self, array: Array, request: Any, world: World, number: int | None) -> None:
+        self.array, self._request, self._world, self._number = array, request, world, number
 
     def arrived(self) -> bool:
         """Whether `array` holds the result by now; to look brings it on its way, too."""
         started = time.perf_counter()
         arrived = bool(self._request.Test())
-        self._world.seconds += time.perf_counter() - started
+        ended = time.perf_counter()
+        self._world.seconds += ended - started
+        self._world.timeline.collective("test_allreduce", started, ended, None)
+        if arrived:
+            self._end()
         return arrived
 
     def wait(self) -> None:
         """Until `array` holds the result."""
-        started = time.perf_counter()
-        self._request.Wait()
-        self._world.seconds += time.perf_counter() - started
+        with self._world.inside("wait_for_allreduce"):
+            self._request.Wait()
+        self._end()
+
+    def _end(self) -> None:
+        self._world.timeline.end(self._number)
+        self._number = None
 
 
 class World:
@@ -51,6 +62,8 @@ class World:
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one.
         messages, bytes_sent: collectives called and arrays sent so far, and payload bytes handed to them.
         seconds: wall time spent on them.
+        progress: what this rank is doing.
+        timeline: where that is recorded, on request.
     """
 
     def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
@@ -64,6 +77,8 @@ class World:
         self.messages = 0
         self.bytes_sent = 0
         self.seconds = 0.0
+        self.progress = Progress()
+        self.timeline = Timeline()
         if communicator is not None:
             from mpi4py import MPI
 
@@ -83,9 +98,8 @@ class World:
             return
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
-        self._count(array.nbytes, started)
+        with self.inside("allreduce_sum", array.nbytes):
+            self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
 
     def allreduce_max(self, array: Array) -> None:
         """Replace `array` by its element-wise maximum over the ranks."""
@@ -93,9 +107,8 @@ class World:
             return
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
-        self._count(array.nbytes, started)
+        with self.inside("allreduce_max", array.nbytes):
+            self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
 
     def begin_sum(self, array: Array) -> Pending:
         """Begin `allreduce_sum`, without waiting for other ranks; `array` must stay as it is until then.
@@ -116,10 +129,10 @@ class World:
     def _begin(self, array: Array, operation: Any) -> Pending:
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
-        self._count(array.nbytes, started)
-        return Pending(array, request, self)
+        number = self.timeline.begin("allreduce", time.perf_counter(), array.nbytes)
+        with self.inside("begin_allreduce", array.nbytes):
+            request = self._background.Iallreduce(MPI.IN_PLACE, array, op=operation)
+        return Pending(array, request, self, number)
 
     def allreduce_mean(self, array: Array, weight: float = 1.0, total: float | None = None) -> None:
         """Replace float `array` by its mean over the ranks, weighted by each rank's `weight` (not negative).
@@ -141,35 +154,31 @@ class World:
         """Replace `array` on every rank by that of `root`."""
         if self._communicator is None:
             return
-        started = time.perf_counter()
-        self._communicator.Bcast(array, root=root)
-        self._count(array.nbytes, started)
+        with self.inside("broadcast", array.nbytes):
+            self._communicator.Bcast(array, root=root)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         """The picklable `value` of rank `root`, on every rank."""
         if self._communicator is None:
             return value
-        started = time.perf_counter()
-        value = self._communicator.bcast(value, root=root)
-        self._count(0, started)
+        with self.inside("broadcast_object", 0):
+            value = self._communicator.bcast(value, root=root)
         return value
 
     def gather_object(self, value: Any, root: int = 0) -> list[Any] | None:
         """On rank `root` the picklable values of all ranks in rank order; None elsewhere."""
         if self._communicator is None:
             return [value]
-        started = time.perf_counter()
-        gathered: list[Any] | None = self._communicator.gather(value, root=root)
-        self._count(0, started)
+        with self.inside("gather_object", 0):
+            gathered: list[Any] | None = self._communicator.gather(value, root=root)
         return gathered
 
     def allgather_object(self, value: Any) -> list[Any]:
         """The picklable values of all ranks in rank order, on every rank."""
         if self._communicator is None:
             return [value]
-        started = time.perf_counter()
-        gathered: list[Any] = self._communicator.allgather(value)
-        self._count(0, started)
+        with self.inside("allgather_object", 0):
+            gathered: list[Any] = self._communicator.allgather(value)
         return gathered
 
     def exchange(self, outgoing: Mapping[int, Array], incoming: Mapping[int, Array]) -> None:
@@ -185,21 +194,19 @@ class World:
             return
         from mpi4py import MPI
 
-        started = time.perf_counter()
-        requests = [self._communicator.Irecv(array, source=rank) for rank, array in incoming.items()]
-        requests += [self._communicator.Isend(array, dest=rank) for rank, array in outgoing.items()]
-        MPI.Request.Waitall(requests)
+        with self.inside("exchange"):
+            requests = [self._communicator.Irecv(array, source=rank) for rank, array in incoming.items()]
+            requests += [self._communicator.Isend(array, dest=rank) for rank, array in outgoing.items()]
+            MPI.Request.Waitall(requests)
         self.messages += len(outgoing)
         self.bytes_sent += sum(array.nbytes for array in outgoing.values())
-        self.seconds += time.perf_counter() - started
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self._communicator is None:
             return
-        started = time.perf_counter()
-        self._communicator.Barrier()
-        self._count(0, started)
+        with self.inside("barrier", 0):
+            self._communicator.Barrier()
 
     def abort(self, code: int = 1) -> None:
         """End every rank at once with exit code `code`, whatever they are doing."""
@@ -207,10 +214,21 @@ class World:
             raise SystemExit(code)
         self._communicator.Abort(code)
 
-    def _count(self, size: int, started: float) -> None:
-        self.messages += 1
-        self.bytes_sent += size
-        self.seconds += time.perf_counter() - started
+    @contextlib.contextmanager
+    def inside(self, collective: str, size: int | None = None) -> Iterator[None]:
+        """Count what is done inside: its seconds and, with a `size` in bytes, one message."""
+        self.progress.enter(collective)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            ended = time.perf_counter()
+            self.seconds += ended - started
+            self.progress.leave()
+            self.timeline.collective(collective, started, ended, size)
+        if size is not None:
+            self.messages += 1
+            self.bytes_sent += size
 
 
 def connect() -> World:

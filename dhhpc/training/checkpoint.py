@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,11 @@ class CheckpointFolder:
     Args:
         folder: made when the first checkpoint is written.
         keep: how many of the newest are kept, beside the best.
+        written: called after every piece that is written, of 16 MB at most.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 2, written: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.keep, self.written = folder, keep, written
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove those that are neither among the newest nor the best.
@@ -124,7 +127,7 @@ class CheckpointFolder:
 
     def _write(self, path: Path, state: dict[str, Array]) -> dict[str, str]:
         """Write arrays; returns what `_arrays` needs to find and check them."""
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, io.BufferedWriter(Telling(temporary, self.written)) as file:
             np.savez(file, allow_pickle=False, **state)
         return {"arrays": path.name, "sha256": sha256_of(path)}
 
@@ -149,3 +152,28 @@ class CheckpointFolder:
         for arrays in self.folder.glob("epoch-*.npz"):
             if arrays.stem.partition("-rank-")[0] not in described:
                 arrays.unlink(missing_ok=True)
+
+
+class Telling(io.FileIO):
+    """A file to be written that tells of every piece."""
+
+    def __init__(self, path: Path, written: Callable[[], None]) -> None:
+        super().__init__(path, "wb")
+        self.written = written
+
+    def write(self, data: Any) -> int:
+        count = super().write(data)
+        self.written()
+        return count
+
+
+def score_of(validation: dict[str, Any] | None, monitor: str | None, task: str) -> float | None:
+    """The monitored metric of an epoch, larger is better: Dice or accuracy by the task unless named; None
+    without it."""
+    if validation is None:
+        return None
+    monitor = monitor or ("dice" if task == "segmentation" else "accuracy")
+    value = validation.get(monitor)
+    if value is None:
+        return None
+    return -float(value) if monitor == "loss" else float(value)

@@ -50,7 +50,8 @@ def evaluate(
     predict = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
     loss = np.zeros(2)
     trouble: NotFiniteError | None = None
-    for batch in loader.epoch(0):
+    for number, batch in enumerate(loader.epoch(0), start=1):
+        world.progress.at(f"{split}, batch {number}")
         if not len(batch.indices):
             continue
         predictions = predict(batch.images)

@@ -166,6 +166,17 @@ class CheckpointChoice(Document):
     select: Literal["best", "last"] = "best"
 
 
+class WatchChoice(Document):
+    """When a rank counts as lost, see `dhhpc.mpi.watching`.
+
+    Attributes:
+        timeout: seconds without progress, where that is a batch, a message or a piece of a file; 0 for never.
+            Longer where kernels are compiled.
+    """
+
+    timeout: pydantic.NonNegativeFloat = 600.0
+
+
 class Experiment(Document):
     """One training run.
 
@@ -181,6 +192,9 @@ class Experiment(Document):
         augmentations: random changes of training samples, in order.
         parallel: how ranks learn together.
         checkpoint: when and which.
+        watch: when a rank counts as dead or hung, which ends all ranks.
+        trace: batches of each epoch whose timeline is written into `trace` of the run folder, a file a rank,
+            in the Trace Event Format of chrome://tracing and Perfetto; 0 for none.
         memory: `full`, or `low` to compute values again for the backward pass in place of keeping them: the
             same parameters bit for bit, in less memory and more time.
         threads: of each rank; unless given, its share of the machine's cores.
@@ -200,6 +214,8 @@ class Experiment(Document):
     augmentations: list[Augmentation] = []
     parallel: Parallel = Gradient()
     checkpoint: CheckpointChoice = CheckpointChoice()
+    watch: WatchChoice = WatchChoice()
+    trace: pydantic.NonNegativeInt = 0
     memory: Literal["full", "low"] = "full"
     threads: pydantic.PositiveInt | None = None
     seed: pydantic.NonNegativeInt = 1

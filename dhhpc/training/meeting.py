@@ -62,11 +62,12 @@ class Meeting:
         flags = self._news()
         if self.world.size > 1:
             before = self.world.seconds
-            while self._questions:
-                # In order: with the first news in it, other ranks wait for this one before they ask again.
-                self._questions[0].wait()
-                self._hear()
-            self.world.allreduce_max(flags)
+            with self.world.timeline.section("meeting", "wait"):
+                while self._questions:
+                    # In order: with the first news, other ranks wait for this one before they ask again.
+                    self._questions[0].wait()
+                    self._hear()
+                self.world.allreduce_max(flags)
             self.wait_seconds += self.world.seconds - before
         self.due = None
         if flags[1]:

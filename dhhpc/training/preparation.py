@@ -44,6 +44,22 @@ def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet
     return shards
 
 
+def training_loader(experiment: Experiment, shards: ShardSet, world: World) -> Loader:
+    """The loader of this rank's part of the training split."""
+    dealt = experiment.parallel.dealt(world.size)
+    return Loader(
+        shards,
+        "training",
+        experiment.rank_batch_size(world.size),
+        world.rank % dealt,
+        dealt,
+        experiment.seed,
+        experiment.data.patch,
+        experiment.augmentations,
+        threads=experiment.data.threads,
+    )
+
+
 def warm_up(method: Averaging, loader: Loader, world: World) -> float:
     """Make one step and one prediction on nothing, and take them back; returns the seconds.
 
@@ -51,6 +67,7 @@ def warm_up(method: Averaging, loader: Loader, world: World) -> float:
     the cache; or by all where they cannot compute alone.
     """
     started = time.perf_counter()
+    world.progress.at("the compilation of kernels")
     network = method.network
     for turn in [True] if method.cuts_images else [world.rank == 0, world.rank > 0]:
         if turn:

@@ -18,7 +18,18 @@ from dhhpc.training.experiment import Experiment, differences
 from dhhpc.training.run_record import RECORD, RunRecord, read_run
 
 # What may change between a run and its resumption without changing what is computed.
-FREE_KEYS = ("epochs", "threads", "memory", "output", "name", "checkpoint", "data.shards", "data.threads")
+FREE_KEYS = (
+    "epochs",
+    "threads",
+    "memory",
+    "output",
+    "name",
+    "checkpoint",
+    "data.shards",
+    "data.threads",
+    "watch",
+    "trace",
+)
 # A run that failed has no result to be reproduced: smaller steps may bring a diverged one back.
 FREE_AFTER_FAILURE = ("optimizer.learning_rate",)
 

@@ -31,8 +31,8 @@ class RunRecord:
 
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
-            "failed"), experiment, versions, commit, command, hosts, ranks, threads, slurm_job_id, started,
-            finished, kpis, history (a record of every epoch).
+            "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads, slurm_job_id,
+            started, finished, kpis, history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
@@ -50,6 +50,10 @@ class RunRecord:
     @property
     def onnx(self) -> Path:
         return self.folder / "model.onnx"
+
+    def trace(self, resumed: int) -> Path:
+        """Where the timelines of a run lie that has been resumed so many times."""
+        return self.folder / ("trace" if not resumed else f"trace-resumed-{resumed}")
 
     def has_results(self) -> bool:
         """Whether an earlier run has left its record or checkpoints here."""
@@ -119,12 +123,36 @@ def find_runs(folder: Path | str) -> list[RunRecord]:
     return sorted(found, key=lambda record: str(record.content.get("started", "")))
 
 
+def kpis(history: list[dict[str, Any]], totm: float, warmup_seconds: float) -> dict[str, Any]:
+    """totm: seconds of the training procedure so far (DeepHealth D1.1), without the compilation of kernels,
+    which warmup_seconds tells; throughput while training."""
+    seconds = sum(record["seconds"] for record in history)
+    samples = sum(record["seconds"] * record["samples_per_second"] for record in history)
+    return {
+        "totm": round(totm, 4),
+        "warmup_seconds": round(warmup_seconds, 4),
+        "samples_per_second": round(samples / seconds, 3) if seconds else None,
+    }
+
+
+def record_lost(folder: Path, finding: dict[str, Any]) -> None:
+    """Note in a run folder, from any rank, that one was lost (see `dhhpc.mpi.watching`): the run stopped."""
+    record = RunRecord(folder)
+    record.event("lost", **finding)
+    if (folder / RECORD).is_file():
+        record.content = read_run(folder).content
+        if record.content["status"] == "running":
+            record.update(status="stopped", finished=now())
+
+
 def provenance(world: World, threads: int) -> dict[str, Any]:
-    """Where and with what this run runs. All ranks must call this."""
+    """Where and with what this run runs; each rank's process as host:pid. All ranks must call this."""
+    processes = world.allgather_object((world.host, os.getpid()))
     return {
         "ranks": world.size,
         "threads": threads,
-        "hosts": sorted(set(world.allgather_object(world.host))),
+        "hosts": sorted({host for host, _ in processes}),
+        "processes": [f"{host}:{pid}" for host, pid in processes],
         "launcher": world.launcher.name,
         "versions": versions(),
         "commit": commit(),

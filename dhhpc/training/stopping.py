@@ -7,17 +7,18 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+from dhhpc.mpi import TRY_AGAIN
 from dhhpc.training.meeting import Meeting
 
 
 class Stopped(SystemExit):
     """The run was asked to stop by a signal and has written a checkpoint: no failure, it can be resumed.
 
-    Left alone it ends the process with 75 (EX_TEMPFAIL of sysexits.h), on which job scripts requeue.
+    Left alone it ends the process with TRY_AGAIN, on which job scripts requeue.
     """
 
     def __init__(self) -> None:
-        super().__init__(75)
+        super().__init__(TRY_AGAIN)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -10,25 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from dhhpc.data.loader import Loader
+from dhhpc.data.loader import Batch
 from dhhpc.eddl import NotFiniteElsewhereError, NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World
-from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
+from dhhpc.mpi import World, watching
+from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder, score_of
 from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
-from dhhpc.training.preparation import check, warm_up
+from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import take_up
-from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
+from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance, record_lost
 from dhhpc.training.splitting import calibrate, measured_weights
 from dhhpc.training.stopping import Stopped, stopping_on_signals
+from dhhpc.training.timing import Timing, since
 
 Listener = Callable[[str, dict[str, Any]], None]
+
+# Seconds that a rank may take over one kernel, where kernels may have to be compiled.
+COMPILING = 1800.0
 
 
 def ignore(event: str, values: dict[str, Any]) -> None:
@@ -63,9 +68,14 @@ def train(
             experiment that differs; a full disk.
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
-    trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
-    with stopping_on_signals(trainer.meeting):
-        return trainer.run(resume)
+    hear = listen if world.rank == 0 else ignore
+    world.progress.at("its preparation")
+    world.progress.patience = COMPILING
+    lost = functools.partial(record_lost, experiment.folder)
+    with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
+        trainer = Trainer(experiment, world, create, hear)
+        with stopping_on_signals(trainer.meeting):
+            return trainer.run(resume)
 
 
 class Trainer:
@@ -76,21 +86,13 @@ class Trainer:
     ) -> None:
         self.experiment, self.world, self.listen = experiment, world, listen
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
-        self.folder = CheckpointFolder(self.record.checkpoints, experiment.checkpoint.keep)
+        self.folder = CheckpointFolder(
+            self.record.checkpoints, experiment.checkpoint.keep, world.progress.goes_on
+        )
         self.shards = check(experiment, world.size, create)
         self.threads = use_threads(world, experiment.threads)
         self.batch_size = experiment.rank_batch_size(world.size)
-        self.loader = Loader(
-            self.shards,
-            "training",
-            self.batch_size,
-            world.rank % experiment.parallel.dealt(world.size),
-            experiment.parallel.dealt(world.size),
-            experiment.seed,
-            experiment.data.patch,
-            experiment.augmentations,
-            threads=experiment.data.threads,
-        )
+        self.loader = training_loader(experiment, self.shards, world)
         self.model = create_network(experiment, self.shards, create)
         self.optimizer = experiment.optimizer.create()
         self.model.build(
@@ -107,10 +109,9 @@ class Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
-        self.epoch, self.taken = 0, 0
+        self.epoch, self.taken, self.rank_samples = 0, 0, 0
         self.sums = np.zeros(2 + len(experiment.metrics))
-        self.seconds = {"data": 0.0, "compute": 0.0}
-        self.rank_samples = 0
+        self.timing = Timing(world, self.meeting, experiment.trace)
         self.warmup_seconds = warm_up(self.method, self.loader, world)
         measured = experiment.parallel.split == "measured" and world.size > 1
         self.calibrated = calibrate(self.model, self.loader, world) if measured else None
@@ -130,6 +131,8 @@ class Trainer:
                 self.record.event("failure", message=str(error))
                 self.record.update(status="failed", finished=now())
             raise
+        finally:
+            self.timing.end()
         return self.record
 
     def begin(self, resume: bool) -> None:
@@ -157,6 +160,7 @@ class Trainer:
             "parameters": self.model.parameter_count,
         }
         self.record.update(**content)
+        self.timing.trace_into(self.record.trace(content["resumed"]))
         values = {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -189,20 +193,19 @@ class Trainer:
     def train_epoch(self) -> None:
         """The rest of the current epoch, then validation and a checkpoint."""
         epoch, first = self.epoch, self.taken
-        before = self.clock()
-        messages, bytes_sent = self.world.messages, self.world.bytes_sent
+        before, sent_before = self.timing.clock(), self.timing.sent()
         if self.calibrated:
             self.loader.weights = measured_weights(self.history, self.calibrated)
-        self.method.begin_epoch(epoch, self.history)
-        epoch_started = time.perf_counter()
-        self.train_batches()
-        self.method.end_of_epoch(last=epoch + 1 == self.experiment.epochs)
-        messages, bytes_sent = self.world.messages - messages, self.world.bytes_sent - bytes_sent
-        totals = self.sums.copy()
-        self.world.allreduce_sum(totals)
-        mine = {name: value - before[name] for name, value in self.clock().items()}
-        by_rank, rank_samples = zip(*self.world.allgather_object((mine, self.rank_samples)), strict=True)
+        with self.world.timeline.section(f"epoch {epoch + 1}", "communication"):
+            self.method.begin_epoch(epoch, self.history)
+            epoch_started = time.perf_counter()
+            self.train_batches()
+            self.method.end_of_epoch(last=epoch + 1 == self.experiment.epochs)
+            sent = since(sent_before, self.timing.sent())
+            totals = self.sums.copy()
+            self.world.allreduce_sum(totals)
         seconds = time.perf_counter() - epoch_started
+        spent = since(before, self.timing.clock())
         self.check_state()
         results = self.means(totals)
         samples = self.loader.count - first
@@ -215,101 +218,119 @@ class Trainer:
             "batches": self.loader.batches(first),
             "period": self.method.period,
             "averagings": self.method.averagings,
-            "messages": messages,
-            "bytes_sent": bytes_sent,
-            "ranks": [{name: round(value, 4) for name, value in part.items()} for part in by_rank],
-            "rank_samples": rank_samples,
+            **sent,
             "weights": self.loader.weights,
+            "rank_samples": self.world.allgather_object(self.rank_samples),
         }
-        if self.shards.count("validation"):
-            started = time.perf_counter()
-            try:
-                with self.method.agreed():
-                    cuts_images = self.method.cuts_images
-                    validation = evaluate(self.model, self.shards, "validation", self.world, cuts_images)
-            except NotFiniteError as error:
-                raise DhhpcError(with_mend(error.told(f"epoch {epoch + 1}, {error}"), self.folder)) from None
-            record["validation"] = without_details(validation)
-            record["validation_seconds"] = round(time.perf_counter() - started, 4)
+        with self.world.timeline.section("validation", "validation"):
+            if self.shards.count("validation"):
+                record |= self.validate()
+            spent["validation"] = since(before, self.timing.clock())["validation"]
+            record["ranks"] = self.world.allgather_object(spent | sent)
+        self.world.progress.patience = 0.0  # every kernel has run once
         self.history.append(record)
         self.epoch, self.taken, self.rank_samples = epoch + 1, 0, 0
         self.sums[:] = 0
         due = self.epoch % self.experiment.checkpoint.every_epochs == 0
         if due or self.epoch == self.experiment.epochs or self.meeting.stop_agreed:
+            started = time.perf_counter()
             self.save_checkpoint()
+            record["checkpoint_seconds"] = round(time.perf_counter() - started, 4)
+        self.world.timeline.flush()
         self.record.event("epoch", **record)
         self.record.update(history=self.history, kpis=self.kpis())
         self.listen("epoch", record | {"epochs": self.experiment.epochs})
         if self.meeting.stop_agreed and self.epoch < self.experiment.epochs:
             self.stop()
 
+    def validate(self) -> dict[str, Any]:
+        """What the record of an epoch holds of validation."""
+        started = time.perf_counter()
+        try:
+            with self.timing.of("validation", "evaluate"), self.method.agreed():
+                cuts_images = self.method.cuts_images
+                validation = evaluate(self.model, self.shards, "validation", self.world, cuts_images)
+        except NotFiniteError as error:
+            told = error.told(f"epoch {self.epoch + 1}, {error}")
+            raise DhhpcError(with_mend(told, self.folder)) from None
+        seconds = round(time.perf_counter() - started, 4)
+        return {"validation": without_details(validation), "validation_seconds": seconds}
+
     def train_batches(self) -> None:
         """The batches of the current epoch from sample `self.taken` on."""
-        loader, model, share_of = self.loader, self.method.network, self.method.share_of
+        loader, method = self.loader, self.method
         batches = loader.epoch(self.epoch, self.taken)
-        averages_gradients = self.method.averages_gradients
+        first_epoch = self.world.progress.patience > 0
         while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            fetched = time.perf_counter()
-            sending = self.world.seconds
-            self.seconds["data"] += fetched - started
+            where = f"epoch {self.epoch + 1}, batch {self.batch + 1}"
+            self.world.progress.at(f"the loading of {where}")
+            started = self.timing.begin_batch(self.batch)
+            with self.timing.of("data", "load"):
+                batch = next(batches, None)
             if batch is None:
+                self.timing.end_batches()
                 return
-            samples = len(batch.indices)
+            self.world.progress.at(where)
+            samples, global_samples = len(batch.indices), batch.global_count
             self.rank_samples += samples
+            self.taken += global_samples
+            within = self.taken < loader.count
+            if first_epoch:
+                # The last batch is smaller: kernels may have to be compiled for it, as for validation.
+                self.world.progress.patience = 0.0 if within else COMPILING
             # A batch takes the value at its end, so a warm-up does not begin with 0.
-            position = self.epoch + (self.taken + batch.global_count) / loader.count
+            position = self.epoch + self.taken / loader.count
             factor = self.experiment.schedule.factor(position, self.experiment.epochs)
             self.optimizer.learning_rate = self.base_rate * factor
-            loss, stepped = 0.0, False
-            if samples or self.method.computes_together:
-                try:
-                    images, targets = (share_of(something(each)) for each in (batch.images, batch.targets))
-                    arrays = [images], [targets], batch.first
-                    if averages_gradients:
-                        completed = self.method.while_computing(samples, batch.global_count)
-                        results = model.compute_gradients(*arrays, completed)
-                    else:
-                        results = model.train_batch(*arrays)
-                        stepped = True
-                    if samples:
-                        loss = results["loss"]
-                    if samples and not (self.method.cuts_images and self.world.rank):
-                        self.sums += samples * np.array([1.0, *results.values()])
-                except NotFiniteElsewhereError:
-                    loss = math.nan
-                except NotFiniteError as error:
-                    # Told at the next meeting, before anything is averaged or kept.
-                    told = in_batch(error, self.epoch, self.batch, batch, loader, self.world)
-                    self.meeting.trouble = self.meeting.trouble or with_mend(told, self.folder)
-                    loss = math.nan
-            # What was sent meanwhile counts as communication.
-            computed = time.perf_counter() - (self.world.seconds - sending)
-            self.method.after_gradients(samples, batch.global_count)
-            averaged = time.perf_counter()
-            if averages_gradients:
-                model.apply_gradients()
-            elif not stepped:
-                self.optimizer.step_count += 1  # as on the ranks that had samples
-            self.seconds["compute"] += computed - fetched + time.perf_counter() - averaged
+            stepped, loss = False, 0.0
+            if samples or method.computes_together:
+                with self.timing.of("compute", "forward and backward"):
+                    stepped, loss = self.compute(batch)
+            method.after_gradients(samples, global_samples)
+            with self.timing.of("compute", "update"):
+                if method.averages_gradients:
+                    method.network.apply_gradients()
+                elif not stepped:
+                    self.optimizer.step_count += 1  # as on the ranks that had samples
             self.meeting.batches += 1
-            met = self.method.after_batch(samples, batch.global_count)
-            self.taken += batch.global_count
-            within = self.taken < loader.count
+            met = method.after_batch(samples, global_samples)
             if within and not met and self.meeting.ask():
                 self.meeting.meet()
                 met = True
-            self.listen(
-                "batch",
-                {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches(), "loss": loss},
-            )
+            values = {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches()}
+            self.listen("batch", values | {"loss": loss})
+            self.world.timeline.span(where, "section", started, time.perf_counter())
             if within and met and self.meeting.stop_agreed:
+                self.timing.end_batches()
                 self.save_checkpoint()
                 self.stop()
 
+    def compute(self, batch: Batch) -> tuple[bool, float]:
+        """Compute gradients, or make a step where ranks do so alone: whether there was one, and the loss."""
+        method, samples = self.method, len(batch.indices)
+        images, targets = (method.share_of(something(each)) for each in (batch.images, batch.targets))
+        arrays = [images], [targets], batch.first
+        try:
+            if method.averages_gradients:
+                completed = method.while_computing(samples, batch.global_count)
+                results = method.network.compute_gradients(*arrays, completed)
+            else:
+                results = method.network.train_batch(*arrays)
+        except NotFiniteElsewhereError:
+            return False, math.nan
+        except NotFiniteError as error:
+            # Told at the next meeting, before anything is averaged or kept.
+            number = self.loader.batches() - self.loader.batches(self.taken - batch.global_count)
+            told = in_batch(error, self.epoch, number, batch, self.loader, self.world)
+            self.meeting.trouble = self.meeting.trouble or with_mend(told, self.folder)
+            return False, math.nan
+        if samples and not (method.cuts_images and self.world.rank):
+            self.sums += samples * np.array([1.0, *results.values()])
+        return not method.averages_gradients, results["loss"] if samples else 0.0
+
     def end(self) -> None:
         """Write the trained model: the best checkpoint's or the last parameters, as .npz and ONNX."""
+        self.world.progress.at("the writing of the model")
         if self.world.rank == 0:
             from dhhpc.eddl import export_onnx
 
@@ -324,7 +345,8 @@ class Trainer:
             if self.history and "validation" in self.history[chosen - 1]:
                 self.record.write_metrics("validation", self.history[chosen - 1]["validation"])
             self.record.update(status="finished", finished=now(), selected_epoch=chosen - 1, kpis=self.kpis())
-        self.world.barrier()
+        with self.world.timeline.section("end", "end"):
+            self.world.barrier()
         self.record.event("end", seconds=round(self.total_seconds(), 3))
         self.listen("end", {"seconds": self.total_seconds(), "folder": self.record.folder})
 
@@ -340,19 +362,35 @@ class Trainer:
         self.record.event("stop", **values)
         self.record.update(status="stopped", finished=now(), kpis=self.kpis())
         self.listen("stop", values)
+        with self.world.timeline.section("end", "end"):
+            self.world.barrier()  # ranks watch over each other until all of this is written
         raise Stopped
 
     def save_checkpoint(self) -> None:
         """Rank 0 writes what all agree upon at the current position, each rank what is its own."""
+        self.world.progress.at("the writing of a checkpoint")
         self.check_state()
+        with self.world.timeline.section("checkpoint", "checkpoint"):
+            own = self.method.own_state()
+            checkpoint = self.checkpoint()
+            written = self.folder.save_own(checkpoint, self.world.rank, own) if own else None
+            parts = self.world.gather_object(written)
+            if self.world.rank == 0:
+                checkpoint.parts = [part for part in parts or [] if part]
+                path = self.folder.save(checkpoint)
+                self.record.event("checkpoint", file=path.name, score=checkpoint.score)
+                self.listen("checkpoint", {"path": path})
+
+    def checkpoint(self) -> Checkpoint:
+        """What all agree upon. All ranks call this."""
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
-        own = self.method.own_state()
         with self.method.agreed():
             state = self.model.state()
         state |= {f"averaging/{name}": array for name, array in self.method.remembered().items()}
         names = ["samples", "loss", *self.experiment.metrics]
-        checkpoint = Checkpoint(
+        validation = self.history[-1].get("validation") if self.taken == 0 else None
+        return Checkpoint(
             epoch=self.epoch,
             samples=self.taken,
             ranks=self.world.size,
@@ -360,32 +398,8 @@ class Trainer:
             history=self.history,
             sums=dict(zip(names, sums.tolist(), strict=True)) if self.taken else {},
             seconds=self.total_seconds(),
-            score=self.score() if self.taken == 0 else None,
+            score=score_of(validation, self.experiment.checkpoint.monitor, self.shards.task),
         )
-        written = self.folder.save_own(checkpoint, self.world.rank, own) if own else None
-        parts = self.world.gather_object(written)
-        if self.world.rank == 0:
-            checkpoint.parts = [part for part in parts or [] if part]
-            path = self.folder.save(checkpoint)
-            self.record.event("checkpoint", file=path.name, score=checkpoint.score)
-            self.listen("checkpoint", {"path": path})
-
-    def score(self) -> float | None:
-        """The monitored metric of the last epoch, larger is better; None without a validation split."""
-        validation = self.history[-1].get("validation")
-        if validation is None:
-            return None
-        usual = "dice" if self.shards.task == "segmentation" else "accuracy"
-        monitor = self.experiment.checkpoint.monitor or usual
-        value = validation.get(monitor)
-        if value is None:
-            return None
-        return -float(value) if monitor == "loss" else float(value)
-
-    def clock(self) -> dict[str, float]:
-        """Seconds of this rank so far."""
-        wait = self.meeting.wait_seconds
-        return self.seconds | {"communication": self.world.seconds - wait, "wait": wait}
 
     def means(self, totals: np.ndarray[Any, Any]) -> dict[str, float]:
         names = ["loss", *self.experiment.metrics]
@@ -406,14 +420,4 @@ class Trainer:
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def kpis(self) -> dict[str, Any]:
-        """totm: seconds of the training procedure so far (DeepHealth D1.1), without the compilation of
-        kernels, which warmup_seconds tells; throughput; messages and bytes sent by rank 0."""
-        seconds = sum(record["seconds"] for record in self.history)
-        samples = sum(record["seconds"] * record["samples_per_second"] for record in self.history)
-        return {
-            "totm": round(self.total_seconds(), 4),
-            "warmup_seconds": round(self.warmup_seconds, 4),
-            "samples_per_second": round(samples / seconds, 3) if seconds else None,
-            "messages": self.world.messages,
-            "bytes_sent": self.world.bytes_sent,
-        }
+        return kpis(self.history, self.total_seconds(), self.warmup_seconds) | self.timing.sent()

@@ -163,7 +163,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_what_averaging_cost_is_shown():
     """Two epochs of two ranks: 4 of 40 seconds went into communication."""
-    rank = {"data": 1.0, "compute": 7.0, "communication": 1.0, "wait": 1.0}
+    rank = {"data": 1.0, "compute": 7.0, "communication": 1.0, "wait": 1.0, "validation": 9.0, "messages": 9}
     epoch = {"averagings": 3, "bytes_sent": 2_000_000, "ranks": [rank, rank]}
     content = {"experiment": {"parallel": {"method": "elastic"}}, "history": [epoch, epoch]}
     assert averaging(content) == (

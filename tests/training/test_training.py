@@ -49,7 +49,12 @@ def test_training_learns_and_leaves_a_whole_run_folder(discs, tmp_path):
     best = max(range(25), key=lambda epoch: history[epoch]["validation"]["dice"])
     assert content["selected_epoch"] == best
     assert history[best]["validation"]["dice"] > 0.8
-    assert set(history[0]["ranks"][0]) == {"data", "compute", "communication", "wait"}
+    seconds = {"data", "compute", "communication", "wait", "validation"}
+    assert set(history[0]["ranks"][0]) == seconds | {"messages", "bytes_sent"}
+    assert history[0]["ranks"][0]["messages"] == 0
+    for epoch in history:
+        assert 0 < epoch["ranks"][0]["validation"] <= epoch["validation_seconds"]
+    assert sum(epoch["checkpoint_seconds"] for epoch in history) < content["kpis"]["totm"]
     assert content["kpis"]["totm"] >= sum(epoch["seconds"] for epoch in history)
     assert content["samples"] == {"training": 21, "validation": 6, "test": 5}
     events = [json.loads(line) for line in (record.folder / "events.jsonl").read_text().splitlines()]
@@ -307,7 +312,11 @@ def test_gradient_averaging_equals_one_rank_with_the_global_batch(world, shared,
     together = run(shards, shared / "together", world, batch_size=4, **changes)
     expected = alone(world, shards, shared / "alone", batch_size=4 * world.size, **changes)
     assert_close(parameters(together), expected)
-    assert len(together.content["history"][0]["ranks"]) == world.size
+    # In each of 3 batches a meeting of two numbers and all gradients as one bucket; a meeting at the end.
+    sent = {"messages": 7, "bytes_sent": 3 * (16 + 4 * together.content["parameters"]) + 16}
+    for epoch in together.content["history"]:
+        assert [{name: part[name] for name in sent} for part in epoch["ranks"]] == [sent] * world.size
+        assert {name: epoch[name] for name in sent} == sent
 
 
 @pytest.mark.mpi
