@@ -45,7 +45,7 @@ def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Exper
     if not record.model.is_file():
         raise DhhpcError(f"{record.model}: no such file; finish the run with `dhhpc train ... --resume`")
     experiment = Experiment.model_validate(record.content["experiment"])
-    shards = ShardSet(experiment.data.shards)
+    shards = experiment.data.open()
     model = create_network(experiment, shards, create)
     model.build(losses=[experiment.loss], seed=None)
     model.load(record.model)

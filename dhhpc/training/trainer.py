@@ -25,7 +25,7 @@ from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, now, provenance
-from dhhpc.training.stopping import Stopped, stopping_on_signals
+from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -40,6 +40,7 @@ def train(
     create: CreateNetwork,
     resume: bool = False,
     listen: Listener = ignore,
+    stop: StopRequest | None = None,
 ) -> RunRecord:
     """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
 
@@ -51,6 +52,7 @@ def train(
             On as many ranks the result is that of a run never interrupted, bit for bit.
         listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
             "end" and their values.
+        stop: also hears of signals, and may have heard of one before this run began.
 
     Raises:
         DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
@@ -58,7 +60,9 @@ def train(
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
     trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
-    with stopping_on_signals(trainer.meeting):
+    stop = stop or StopRequest()
+    with stopping_on_signals(trainer.meeting, stop):
+        trainer.meeting.stop_requested |= stop.stop_requested
         return trainer.run(resume)
 
 
@@ -69,6 +73,7 @@ class Trainer:
         self, experiment: Experiment, world: World, create: CreateNetwork, listen: Listener = ignore
     ) -> None:
         self.experiment, self.world, self.listen = experiment, world, listen
+        self.sent_before = world.messages, world.bytes_sent
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
         self.folder = CheckpointFolder(self.record.checkpoints, experiment.checkpoint.keep)
         self.shards = check(experiment, world.size, create)
@@ -393,6 +398,6 @@ class Trainer:
             "totm": round(self.total_seconds(), 4),
             "warmup_seconds": round(self.warmup_seconds, 4),
             "samples_per_second": round(samples / seconds, 3) if seconds else None,
-            "messages": self.world.messages,
-            "bytes_sent": self.world.bytes_sent,
+            "messages": self.world.messages - self.sent_before[0],
+            "bytes_sent": self.world.bytes_sent - self.sent_before[1],
         }
