@@ -176,9 +176,9 @@ class ShardSet:
         return ids
 
     def groups(self, split: str) -> list[str]:
-        """What each sample of a split belongs to: the patient where the dataset names patients, else the image.
+        """What each sample of a split belongs to: a patient where the dataset names them, else an image.
 
-        Of shards that do not tell, a sample's id without its slice's number.
+        In shards that do not tell, a sample's id without the number of its slice.
         """
         groups: list[str] = []
         for record in self._records.get(split, []):

@@ -6,20 +6,30 @@ from dhhpc.training.network import load_network, use_threads
 from dhhpc.training.prediction import predict
 from dhhpc.training.preparation import check
 from dhhpc.training.run_record import RunRecord, find_runs, read_run
+from dhhpc.training.series import Series, holds_series, read_series
+from dhhpc.training.series_summary import series_folders, shown_summary, write_summary
+from dhhpc.training.series_training import train_series
 from dhhpc.training.stopping import Stopped
 from dhhpc.training.trainer import train
 
 __all__ = [
     "Experiment",
     "RunRecord",
+    "Series",
     "Stopped",
     "check",
     "evaluate",
     "find_runs",
+    "holds_series",
     "load_network",
     "predict",
     "read_experiment",
     "read_run",
+    "read_series",
+    "series_folders",
+    "shown_summary",
     "train",
+    "train_series",
     "use_threads",
+    "write_summary",
 ]

@@ -130,12 +130,9 @@ class Trainer:
 
     def begin(self, resume: bool) -> None:
         """Take up the run folder: a new one, or with `resume` an existing one at its newest checkpoint."""
-        found = self.world.broadcast_object(self.record.has_results())
-        if found and not resume:
-            raise DhhpcError(
-                f"{self.record.folder}: holds an earlier run; continue it with --resume, or choose another "
-                f"folder with --output"
-            )
+        found, problem = self.world.broadcast_object(self.record.earlier(resume))
+        if problem:
+            raise DhhpcError(problem)
         content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": self.experiment.name,
@@ -151,6 +148,7 @@ class Trainer:
         content |= {
             "samples": {split: self.shards.count(split) for split in self.shards.splits},
             "parameters": self.model.parameter_count,
+            "history": self.history,
         }
         self.record.update(**content)
         values = {
