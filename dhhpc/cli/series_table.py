@@ -37,6 +37,9 @@ def as_text(summary: dict[str, Any], folder: object) -> str:
             for name, end in (("95 % from", 0), ("95 % to", 1)):
                 cells = (cell(interval[end] if interval else None) for interval in intervals)
                 lines.append(f"  {name:{width}}" + "".join(cells))
+        together = [metric["ensemble"] for metric in metrics.values()]
+        if any(value is not None for value in together):
+            lines.append(f"  {'ensemble':{width}}" + "".join(cell(value) for value in together))
         if without:
             lines.append(f"  without {', '.join(without)}")
     ranks = sorted({row["ranks"] for row in members if row["ranks"] is not None})

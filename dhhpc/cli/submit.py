@@ -62,6 +62,8 @@ def train(
     A series (--seeds, --folds) is one job array: nodes, ranks and time are those of each member. Tasks that
     are requeued go on with their member, and the last to finish leaves the summary. On a local site the
     members are trained one after another.
+
+    Example: dhhpc submit train experiment.yml --site virtual-cluster --time 00:30:00 --seeds 5 --at-once 2
     """
     from dhhpc.batch import JobRequest, preview, read_site, submit
     from dhhpc.batch.duration import parse_duration

@@ -23,6 +23,41 @@ class CreateNetwork(Protocol):
     def __call__(self, name: str, input_shape: Sequence[int], classes: int, **options: Any) -> Model: ...
 
 
+class Ensemble:
+    """Networks of one kind that predict together.
+
+    Args:
+        models: built; of the same inputs and outputs.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        first = models[0]
+        self.models = list(models)
+        self.inputs, self.outputs = first.inputs, first.outputs
+        self.losses, self.kernels = first.losses, first.kernels
+
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
+        """The mean over the networks of each output, of sigmoid and softmax layers the mean probability."""
+        means = self.models[0].predict(inputs)
+        for model in self.models[1:]:
+            for mean, output in zip(means, model.predict(inputs), strict=True):
+                mean += output
+        for mean in means:
+            mean /= len(self.models)
+        return means
+
+    def to_blame(self, inputs: Sequence[Array]) -> Model:
+        """The first network whose outputs are not finite; without such the first one."""
+        for model in self.models:
+            if not all(np.isfinite(output).all() for output in model.predict(inputs)):
+                return model
+        return self.models[0]
+
+
+Predictor = Model | Ensemble
+"""A built network, or several that predict as one."""
+
+
 def create_network(experiment: Experiment, shards: ShardSet, create: CreateNetwork) -> Model:
     """The unbuilt network of `experiment` for the samples of `shards`.
 
@@ -66,14 +101,14 @@ def use_threads(world: World, requested: int | None) -> int:
     return threads
 
 
-def predict_any_size(model: Model, images: Array) -> Array:
+def predict_any_size(model: Predictor, images: Array) -> Array:
     """The first output of `model` for images (n, C, H, W) of any size, see `reflected`."""
     height, width = images.shape[2:]
     output = model.predict([reflected(model, images)])[0]
     return np.ascontiguousarray(output[:, :, :height, :width]) if output.ndim == 4 else output
 
 
-def reflected(model: Model, images: Array) -> Array:
+def reflected(model: Predictor, images: Array) -> Array:
     """Images (n, C, H, W) of any size, made larger to a size that `model` takes.
 
     A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that

@@ -12,11 +12,10 @@ from dhhpc import ecvl
 from dhhpc.data.shard_index import INDEX_NAME
 from dhhpc.data.shards import ShardSet
 from dhhpc.ecvl import geometry
-from dhhpc.eddl import Model
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_json
 from dhhpc.mpi import World
-from dhhpc.training.network import predict_any_size
+from dhhpc.training.network import Predictor, predict_any_size
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[Path], None]
@@ -27,7 +26,7 @@ PREDICTIONS = "predictions.json"
 
 
 def predict(
-    model: Model,
+    model: Predictor,
     shards: ShardSet,
     inputs: Sequence[Path],
     output: Path,
@@ -77,7 +76,7 @@ def predict(
     return written
 
 
-def predict_mask(model: Model, pipeline: ecvl.Pipeline, image: ecvl.Image, name: str) -> ecvl.Image:
+def predict_mask(model: Predictor, pipeline: ecvl.Pipeline, image: ecvl.Image, name: str) -> ecvl.Image:
     """The mask of an image or volume on its own grid: uint8 class indices, 0 is background.
 
     The image goes through the pipeline, each slice through the network, and the mask back through the
@@ -118,14 +117,16 @@ def undo(step: Any, mask: ecvl.Image, grid: ecvl.Image) -> ecvl.Image:
     return mask.copy_with(mask.array, spacing=grid.spacing, metadata=dict(grid.metadata))
 
 
-def predict_classes(model: Model, shards: ShardSet, path: Path) -> dict[str, float]:
+def predict_classes(model: Predictor, shards: ShardSet, path: Path) -> dict[str, float]:
     """The probability of each class for an image; for a volume the mean over its slices."""
     image, _, _ = ecvl.Pipeline(shards.index.pipeline).apply(read(path))
     probabilities = predict_any_size(model, planes_of(model, image, str(path))).mean(axis=0)
     return {name: float(value) for name, value in zip(shards.classes, probabilities, strict=True)}
 
 
-def predict_shards(model: Model, shards: ShardSet, split: str, output: Path, report: Report) -> list[Path]:
+def predict_shards(
+    model: Predictor, shards: ShardSet, split: str, output: Path, report: Report
+) -> list[Path]:
     """Masks of preprocessed samples, on the samples' own grid, named by their ids."""
     if shards.task != "segmentation":
         raise DhhpcError(f"{shards.folder}: holds classes, no masks; use `dhhpc evaluate` on these shards")
@@ -142,7 +143,7 @@ def predict_shards(model: Model, shards: ShardSet, split: str, output: Path, rep
     return written
 
 
-def planes_of(model: Model, image: ecvl.Image, name: str) -> Array:
+def planes_of(model: Predictor, image: ecvl.Image, name: str) -> Array:
     """The slices (z, C, H, W) float32 of an image.
 
     Raises:
@@ -165,7 +166,7 @@ def class_indices(probabilities: Array) -> Array:
     return probabilities.argmax(axis=1).astype(np.uint8)
 
 
-def model_channels(model: Model) -> int:
+def model_channels(model: Predictor) -> int:
     return int(model.outputs[0].shape[0])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_json
+from dhhpc.training.ensemble import ensemble_metrics
 from dhhpc.training.metrics import without_details
 from dhhpc.training.run_record import SERIES, read_run
 from dhhpc.training.series import Series, read_series
@@ -26,7 +27,8 @@ def summarize(folder: Path | str) -> dict[str, Any]:
       count;
     - totm: the seconds of each member that counts, and their sum, which is the series' part of ttmip, the
       time of all models tried;
-    - metrics: by split and metric the members' values, mean, deviation and interval (`Spread`). A member
+    - metrics: by split and metric the members' values, mean, deviation and interval (`Spread`), and what
+      all members together reach if they were evaluated as an ensemble. A member
       that was not evaluated on the split, or for which the metric is undefined, is not among the values.
       There is no interval for folds with several seeds each, which are not independent.
 
@@ -64,6 +66,10 @@ def summarize(folder: Path | str) -> dict[str, Any]:
             of_metric["mean"], of_metric["deviation"] = found.mean, found.deviation
             of_metric["interval"] = list(found.interval) if found.interval and independent else None
     times = {row["name"]: row["totm"] for row in members if row["totm"] is not None}
+    together = ensemble_metrics(series)
+    for split, of_split in metrics.items():
+        for metric, of_metric in of_split.items():
+            of_metric["ensemble"] = together.get(split, {}).get(metric)
     return series.document() | {
         "members": members,
         "missing": [row["name"] for row in members if row["status"] != "finished"],

@@ -102,6 +102,7 @@ def test_only_members_that_count_are_counted(copied):
         "mean": 0.5,
         "deviation": None,
         "interval": None,
+        "ensemble": None,
     }
     for status, epochs, said in (
         ("stopped", 1, "stopped"),
