@@ -45,7 +45,7 @@ def list_jobs(
                 "nodes": record.nodes,
                 "ranks": record.ranks,
                 "submitted": record.submitted,
-                "log": record.log,
+                "log": record.log if record.tasks is None else None,
                 "tasks": [
                     {"task": task, "state": of_task.state, "exit_code": of_task.exit_code, "log": str(log)}
                     for task, (of_task, log) in enumerate(zip(status.tasks, record.logs, strict=False))

@@ -116,8 +116,8 @@ def train(
                     "id": record.id,
                     "site": record.site,
                     "script": str(record.script),
-                    "log": record.log,
-                    "tasks": record.tasks,
+                    "log": record.log if record.tasks is None else None,
+                    "tasks": [str(log) for log in record.logs] if record.tasks is not None else [],
                 }
             )
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from dhhpc.data.loader import Loader
+from dhhpc.data.loader import Batch, Loader
 from dhhpc.eddl import NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
@@ -60,9 +60,8 @@ def train(
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
     trainer = Trainer(experiment, world, create, listen if world.rank == 0 else ignore)
-    stop = stop or StopRequest()
-    with stopping_on_signals(trainer.meeting, stop):
-        trainer.meeting.stop_requested |= stop.stop_requested
+    with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
+        trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
         return trainer.run(resume)
 
 
@@ -190,7 +189,8 @@ class Trainer:
         messages, bytes_sent = self.world.messages, self.world.bytes_sent
         self.method.begin_epoch(epoch, self.history)
         epoch_started = time.perf_counter()
-        self.train_batches()
+        with contextlib.closing(self.loader.epoch(epoch, first)) as batches:  # its threads end with it
+            self.train_batches(batches)
         self.method.end_of_epoch(last=epoch + 1 == self.experiment.epochs)
         messages, bytes_sent = self.world.messages - messages, self.world.bytes_sent - bytes_sent
         totals = self.sums.copy()
@@ -235,10 +235,9 @@ class Trainer:
         if self.meeting.stop_agreed and self.epoch < self.experiment.epochs:
             self.stop()
 
-    def train_batches(self) -> None:
+    def train_batches(self, batches: Iterator[Batch]) -> None:
         """The batches of the current epoch from `self.batch` on."""
         loader, model = self.loader, self.model
-        batches = loader.epoch(self.epoch, self.batch)
         averages_gradients = self.method.averages_gradients
         while True:
             started = time.perf_counter()

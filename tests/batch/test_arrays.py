@@ -127,7 +127,7 @@ def test_a_requeued_task_goes_on_and_what_is_missing_is_told(
     experiment: Path, cluster: VirtualCluster, tmp_path: Path
 ) -> None:
     """Seed 4 cannot be trained, as a file lies in its place; seed 3 is requeued while it runs."""
-    experiment.write_text(experiment.read_text().replace("epochs: 1", "epochs: 60"))
+    experiment.write_text(experiment.read_text().replace("epochs: 1", "epochs: 30"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "seed-4").write_text("in the way")
     job = submitted(experiment, "--site", "virtual-cluster", "--time", 5, "--seeds", 2)
@@ -142,7 +142,7 @@ def test_a_requeued_task_goes_on_and_what_is_missing_is_told(
     assert (status.state, status.exit_code) == ("FAILED", 1)
     events = [json.loads(line)["event"] for line in (member / "events.jsonl").read_text().splitlines()]
     assert "resume" in events
-    assert len(json.loads((member / "run.json").read_text())["history"]) == 60
+    assert len(json.loads((member / "run.json").read_text())["history"]) == 30
     assert summary(experiment)["missing"] == ["seed-4"]
     shown = dhhpc("runs", "show", tmp_path / "run")
     assert "1 of 2 members finished" in shown

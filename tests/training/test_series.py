@@ -235,7 +235,7 @@ def test_members_that_diverge_on_two_ranks_are_told_together(discs, tmp_path):
 
 def test_a_stopped_series_goes_on_where_it_was(discs, tmp_path):
     """On two ranks the signal comes while the second member trains; the first is not trained again."""
-    command = ("--seeds", 3, "--ranks", 2, "--epochs", 15)
+    command = ("--seeds", 2, "--ranks", 2, "--epochs", 15)
     file = synthetic.write_experiment(tmp_path / "e.yml", discs, tmp_path / "run")
     first, second = tmp_path / "run" / "seed-3", tmp_path / "run" / "seed-4"
     process = start("train", file, *command)
@@ -244,9 +244,8 @@ def test_a_stopped_series_goes_on_where_it_was(discs, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     wait_for_the_end_of(tmp_path / "run")
-    assert not (tmp_path / "run" / "seed-5").exists()
     assert [read_run(folder).content["status"] for folder in (first, second)] == ["finished", "stopped"]
-    assert read_json(tmp_path / "run" / "series.json")["missing"] == ["seed-4", "seed-5"]
+    assert read_json(tmp_path / "run" / "series.json")["missing"] == ["seed-4"]
     kept = os.stat(first / "model.npz").st_mtime_ns
     resumed = synthetic.run_dhhpc("train", file, *command, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
