@@ -18,14 +18,16 @@ def write_shards(
     folder: Path,
     splits: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     classes: list[str],
+    identifiers: dict[str, list[str]] | None = None,
 ) -> Path:
     """A shard a split, each given as images, targets (masks or one-hot labels) and regions."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for split, (images, targets, regions) in splits.items():
         path = folder / f"{split}-00000.h5"
+        names = (identifiers or {}).get(split) or [f"{split}-{index}" for index in range(len(images))]
         with writing_shard(path, "float32") as writer:
-            writer.extend(images, targets, regions, [f"{split}-{index}" for index in range(len(images))])
+            writer.extend(images, targets, regions, names)
         records.append(record_of(path, split, len(images)))
     index = ShardIndex(
         dataset="synthetic",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,10 +36,11 @@ class JobRecord:
         id: what its scheduler calls it.
         name, site, scheduler: as submitted.
         folder: the absolute path of its record folder.
-        log: the absolute path of the file with its output.
+        log: the absolute path of the file with its output; of an array `task_log` tells those of the tasks.
         arguments: the command line after `dhhpc`.
-        nodes, ranks: how many.
+        nodes, ranks: how many; of each task.
         submitted: the time, ISO 8601 with its offset from UTC.
+        tasks: how many an array has; None for a single job.
     """
 
     id: str
@@ -52,10 +53,18 @@ class JobRecord:
     nodes: int
     ranks: int
     submitted: str
+    tasks: int | None = None
 
     @property
     def script(self) -> Path:
         return Path(self.folder) / "job.sh"
+
+    @property
+    def logs(self) -> list[Path]:
+        """The file with the output, or those of an array's tasks in order."""
+        if self.tasks is None:
+            return [Path(self.log)]
+        return [task_log(Path(self.log), str(task)) for task in range(self.tasks)]
 
     def write(self) -> None:
         write_json(Path(self.folder) / RECORD, asdict(self))
@@ -68,14 +77,39 @@ class JobStatus:
     Attributes:
         state: in SLURM's words; UNKNOWN when its scheduler has forgotten it.
         exit_code: once it is over; 128 plus the number of the signal that ended it.
+        tasks: of an array, where each task stands.
     """
 
     state: str
     exit_code: int | None = None
+    tasks: tuple[JobStatus, ...] = ()
 
     @property
     def finished(self) -> bool:
         return self.state not in UNFINISHED
+
+
+def status_of_array(tasks: Sequence[JobStatus]) -> JobStatus:
+    """An array as a whole: over when all its tasks are, completed when all of them are completed.
+
+    Of tasks that still change, a running one stands for all; of tasks that are over, the worst: failed before
+    any other end, and what is unknown before completed.
+    """
+
+    def urgency(task: JobStatus) -> int:
+        order = ("RUNNING", "COMPLETING", "PENDING") if not task.finished else ("FAILED",)
+        if task.state in order:
+            return order.index(task.state)
+        return {"UNKNOWN": 2, "COMPLETED": 3}.get(task.state, 1)
+
+    changing = [task for task in tasks if not task.finished]
+    first = min(changing or tasks, key=urgency)
+    return JobStatus(first.state, None if changing else first.exit_code, tuple(tasks))
+
+
+def task_log(log: Path, task: str) -> Path:
+    """The log of one task of an array: job-3.log for job.log."""
+    return log.with_name(f"{log.stem}-{task}{log.suffix}")
 
 
 def records_folder() -> Path:

@@ -25,6 +25,10 @@ class JobRequest:
         threads: cores (and threads) of each rank; None shares a node's cores among its ranks.
         seconds: the time limit; None for none (local sites only).
         partition, account: None for the site's own.
+        tasks: parts that the command can be divided into: a job array where the scheduler has such, each part
+            with nodes, ranks and time of its own. None, and on local sites: the command as a whole.
+        at_once: how many tasks may run at the same time; None for as many as the scheduler likes.
+        task_option: the option that tells the command its part, numbered from 0.
     """
 
     arguments: tuple[str, ...]
@@ -36,6 +40,9 @@ class JobRequest:
     seconds: int | None = None
     partition: str | None = None
     account: str | None = None
+    tasks: int | None = None
+    at_once: int | None = None
+    task_option: str = "--member"
 
     @property
     def ranks(self) -> int:
@@ -52,6 +59,10 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
     for option, value in (("--nodes", request.nodes), ("--ranks-per-node", request.ranks_per_node)):
         if value < 1:
             raise DhhpcError(f"{option} {value}: must be at least 1")
+    if request.at_once is not None and request.tasks is None:
+        raise DhhpcError(f"--at-once {request.at_once}: this is one job, no array; drop --at-once")
+    if request.at_once is not None and request.at_once < 1:
+        raise DhhpcError(f"--at-once {request.at_once}: must be at least 1")
     if site.scheduler == "local":
         return fit_local(request, site)
     partition = site.partition(request.partition)
@@ -91,7 +102,12 @@ def fit_local(request: JobRequest, site: Site) -> JobRequest:
             f"--nodes {request.nodes}: site {site.name} is this one machine; use --nodes 1 --ranks-per-node "
             f"{request.ranks}, or another site"
         )
-    return replace(request, threads=fit_threads(request, site, None))
+    if request.at_once is not None:
+        raise DhhpcError(
+            f"--at-once {request.at_once}: site {site.name} runs the members of a series one after another; "
+            f"drop --at-once"
+        )
+    return replace(request, threads=fit_threads(request, site, None), tasks=None)
 
 
 def fit_threads(request: JobRequest, site: Site, partition: Partition | None) -> int:

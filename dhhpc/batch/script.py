@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from dhhpc.batch.duration import format_duration
+from dhhpc.batch.jobs import task_log
 from dhhpc.batch.request import CONTROL_CHARACTER, JobRequest
 from dhhpc.batch.site import Site
 from dhhpc.errors import DhhpcError
@@ -45,7 +46,7 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
         time=None if request.seconds is None else format_duration(request.seconds),
         launcher=launcher_words(request, site),
         command=[site.python or sys.executable, "-m", "dhhpc", *request.arguments],
-        log=str(log),
+        log=log,
     )
 
 
@@ -93,14 +94,19 @@ def quote_directive(value: str) -> str:
     return '"' + re.sub(r'(["\\\\])', r"\\\1", value) + '"'
 
 
-def quote_file_pattern(path: str) -> str:
+def quote_file_pattern(path: str | Path, array: bool = False) -> str:
     """`path` as sbatch's file names take it: a % doubled (sbatch(1), "filename pattern").
+
+    Args:
+        array: put the number of the array's task before the suffix, as `dhhpc.batch.jobs.task_log` does.
 
     Raises:
         DhhpcError: it holds a backslash, which turns the patterns off.
     """
-    if "\\" in path:
+    path = Path(path)
+    if "\\" in str(path):
         raise DhhpcError(
             f"{path}: holds a backslash, which sbatch cannot take in a log's path; rename that folder"
         )
-    return quote_directive(path.replace("%", "%%"))
+    doubled = Path(str(path).replace("%", "%%"))
+    return quote_directive(str(task_log(doubled, "%a") if array else doubled))

@@ -49,6 +49,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         nodes=request.nodes,
         ranks=request.ranks,
         submitted=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        tasks=request.tasks,
     )
     record.write()
     return record

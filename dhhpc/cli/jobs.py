@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dhhpc.batch import JobStatus
 
 EXAMPLE = "Example: dhhpc jobs logs 1234"
 
@@ -42,7 +45,11 @@ def list_jobs(
                 "nodes": record.nodes,
                 "ranks": record.ranks,
                 "submitted": record.submitted,
-                "log": record.log,
+                "log": record.log if record.tasks is None else None,
+                "tasks": [
+                    {"task": task, "state": of_task.state, "exit_code": of_task.exit_code, "log": str(log)}
+                    for task, (of_task, log) in enumerate(zip(status.tasks, record.logs, strict=False))
+                ],
             }
             for record, status in zip(records, statuses, strict=True)
         ]
@@ -54,12 +61,20 @@ def list_jobs(
         code = f" ({status.exit_code})" if status.exit_code else ""
         print(
             f"{record.id:>10}  {status.state + code:16}  {record.site:16}  {record.nodes} x "
-            f"{record.ranks // record.nodes} ranks  {record.submitted}  {record.name}"
+            f"{record.ranks // record.nodes} ranks  {record.submitted}  {record.name}{tasks_in_words(status)}"
         )
 
 
+def tasks_in_words(status: JobStatus) -> str:
+    """Of an array how many tasks are in each state: " (2 COMPLETED, 1 RUNNING)"."""
+    from collections import Counter
+
+    counts = Counter(task.state for task in status.tasks)
+    return f" ({', '.join(f'{count} {state}' for state, count in counts.items())})" if counts else ""
+
+
 def cancel(identifier: Identifier) -> None:
-    """End a job that is waiting or running."""
+    """End a job that is waiting or running; of an array all tasks that are."""
     from dhhpc.batch import find_job, scheduler_for
 
     record = find_job(identifier)
@@ -67,8 +82,11 @@ def cancel(identifier: Identifier) -> None:
     print(f"cancelled job {record.id} ({record.name})")
 
 
-def logs(identifier: Identifier) -> None:
-    """Print what a job has written so far."""
+def logs(
+    identifier: Identifier,
+    task: Annotated[int | None, typer.Option(help="Of an array, only this task, from 0.")] = None,
+) -> None:
+    """Print what a job has written so far; of an array all tasks, each under its number."""
     import shutil
     import sys
 
@@ -76,9 +94,16 @@ def logs(identifier: Identifier) -> None:
     from dhhpc.errors import DhhpcError
 
     record = find_job(identifier)
-    try:
-        with open(record.log, encoding="utf-8", errors="replace") as log:
-            shutil.copyfileobj(log, sys.stdout)
-    except FileNotFoundError:
+    if task is not None and not 0 <= task < (record.tasks or 0):
+        known = f"has the tasks 0 to {record.tasks - 1}" if record.tasks else "is no array: drop --task"
+        raise DhhpcError(f"--task {task}: job {record.id} {known}")
+    chosen = record.logs if task is None else [record.logs[task]]
+    written = [path for path in chosen if path.is_file()]
+    if not written:
         state = scheduler_for(record.scheduler).status(record).state
-        raise DhhpcError(f"{record.log}: nothing written yet; job {record.id} is {state}") from None
+        raise DhhpcError(f"{chosen[0]}: nothing written yet; job {record.id} is {state}")
+    for path in written:
+        if len(chosen) > 1:
+            print(f"== task {record.logs.index(path)}", flush=True)
+        with open(path, encoding="utf-8", errors="replace") as log:
+            shutil.copyfileobj(log, sys.stdout)

@@ -13,7 +13,9 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The run folder that `dhhpc train` wrote.")],
+    run: Annotated[
+        Path, typer.Argument(help="The run folder that `dhhpc train` wrote, or the folder of a series.")
+    ],
     inputs: Annotated[
         list[Path], typer.Argument(help="Image files, folders of a DICOM series each, or folders of shards.")
     ],
@@ -28,21 +30,37 @@ def predict(
     """Predict masks (PNG, NIfTI for volumes) or classes (predictions.json).
 
     Images go through the pipeline of the training's preprocessing; masks come back on the grid of the input.
+    The members of a series predict together: their probabilities are averaged.
 
     Example: dhhpc predict runs/lungs scan-17/ scan-18.nii.gz --output masks
     """
     import sys
 
     from dhhpc import zoo
+    from dhhpc.data.shards import ShardSet
     from dhhpc.mpi import connect, failing_together, launch
-    from dhhpc.training import load_network, predict, read_run, use_threads
+    from dhhpc.training import (
+        Predictor,
+        holds_series,
+        load_ensemble,
+        load_network,
+        predict,
+        read_run,
+        read_series,
+        use_threads,
+    )
 
-    record = read_run(run)
+    def load() -> tuple[Predictor, ShardSet]:
+        if holds_series(run):
+            return load_ensemble(read_series(run), zoo.create)
+        network, _, own = load_network(read_run(run), zoo.create)
+        return network, own
+
     if ranks is not None:
-        load_network(record, zoo.create)
+        load()
         raise typer.Exit(launch(ranks, sys.argv[1:]))
     world = connect()
     with failing_together(world):
         use_threads(world, threads)
-        model, _, shards = load_network(record, zoo.create)
+        model, shards = load()
         predict(model, shards, inputs, output, world, split, print, spatial)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from dhhpc.training import RunRecord
+    from dhhpc.training import RunRecord, Series
 
 
 def register(app: typer.Typer) -> None:
@@ -20,17 +22,21 @@ def register(app: typer.Typer) -> None:
 
 def list_runs(
     folder: Annotated[Path, typer.Argument(help="Where to look, also in folders below.")] = Path("."),
+    members: Annotated[bool, typer.Option("--members", help="List the members of series, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the runs below a folder, oldest first.
+    """List the runs below a folder, oldest first; a series (train --seeds, --folds) in one row.
+
+    The row of a series tells how many of its members are finished, the mean of their last losses and the sum
+    of their totm.
 
     Example: dhhpc runs list runs
     """
     import json
 
-    from dhhpc.training import find_runs
+    from dhhpc.training import find_runs, series_folders
 
-    rows = [summary(record) for record in find_runs(folder)]
+    rows = listed(find_runs(folder), series_folders(folder), members)
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -47,19 +53,28 @@ def list_runs(
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print run.json with the metrics.")] = False,
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder of a series.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print run.json with the metrics, or series.json.")
+    ] = False,
 ) -> None:
     """Show one run: what was run, where, how long, and how good it got.
+
+    Of a series: the metrics of each member, with mean and deviation, as its records are now.
 
     Example: dhhpc runs show runs/lungs
     """
     import json
 
+    from dhhpc.cli import series_table
     from dhhpc.cli.evaluate import as_text
     from dhhpc.cli.training_progress import epoch_line
-    from dhhpc.training import read_run
+    from dhhpc.training import holds_series, read_run, shown_summary
 
+    if holds_series(run):
+        of_series = shown_summary(run)
+        print(json.dumps(of_series, indent=2) if as_json else series_table.as_text(of_series, run))
+        return
     record = read_run(run)
     content = record.content
     metrics = record.metrics()
@@ -96,6 +111,52 @@ def averaging(content: dict[str, Any]) -> str:
     share = sum(rank["communication"] for rank in ranks) / spent
     cost = f"{megabytes:.1f} MB sent by a rank, communication {share:.1%} of the time"
     return f"{method}: {count} averagings, {cost}"
+
+
+def listed(
+    records: Sequence[RunRecord], series: Mapping[Path, Series], with_members: bool
+) -> list[dict[str, Any]]:
+    """The rows of a list: runs, and each series at the place of its first member."""
+    of_series: dict[Path, list[dict[str, Any]]] = {folder: [] for folder in series}
+    member_folders = {
+        folder / member.name: folder for folder, found in series.items() for member in found.members
+    }
+    rows: list[dict[str, Any] | Path] = []
+    for record in records:
+        folder = member_folders.get(record.folder)
+        if folder is None:
+            rows.append(summary(record))
+            continue
+        if not of_series[folder]:
+            rows.append(folder)
+        of_series[folder].append(summary(record))
+    rows += [folder for folder, found in of_series.items() if not found]
+    result: list[dict[str, Any]] = []
+    for row in rows:
+        if isinstance(row, Path):
+            result.append(series_summary(row, series[row], of_series[row]))
+            result += of_series[row] if with_members else []
+        else:
+            result.append(row)
+    return result
+
+
+def series_summary(folder: Path, series: Series, begun: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A series in one row, from the rows of those members that have begun."""
+    members = series.members
+    finished = [member.name for member in members if series.status(member) == "finished"]
+    counted = [row for row in begun if Path(row["run"]).name in finished]
+    return {
+        "run": str(folder),
+        "status": f"{len(finished)} of {len(members)} finished",
+        "started": begun[0]["started"] if begun else None,
+        "network": series.experiment.network.name,
+        "ranks": begun[0]["ranks"] if begun else None,
+        "threads": begun[0]["threads"] if begun else None,
+        "epochs": series.experiment.epochs,
+        "loss": round(fmean(row["loss"] for row in counted), 5) if counted else None,
+        "totm": round(sum(row["totm"] for row in counted), 4) if counted else None,
+    }
 
 
 def summary(record: RunRecord) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dhhpc.training import Series
 
 EXAMPLE = (
     "Example: dhhpc submit train experiment.yml --site virtual-cluster --nodes 2 --time 00:30:00 --dry-run"
@@ -40,12 +43,28 @@ def train(
         int | None, typer.Option(help="Cores of each rank; a node's cores shared by its ranks by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="A series of so many seeds, see `dhhpc train`: an array of tasks.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="A series of so many folds, see `dhhpc train`: an array of tasks.")
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(help="At most so many members of a series at the same time.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the job script and the command; submit nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Submit the training of an experiment as a batch job."""
+    """Submit the training of an experiment as a batch job.
+
+    A series (--seeds, --folds) is one job array: nodes, ranks and time are those of each member. Tasks that
+    are requeued go on with their member, and the last to finish leaves the summary. On a local site the
+    members are trained one after another.
+
+    Example: dhhpc submit train experiment.yml --site virtual-cluster --time 00:30:00 --seeds 5 --at-once 2
+    """
     from dhhpc.batch import JobRequest, preview, read_site, submit
     from dhhpc.batch.duration import parse_duration
     from dhhpc.errors import DhhpcError
@@ -56,8 +75,13 @@ def train(
         seconds = parse_duration(time) if time is not None else None
     except ValueError as error:
         raise DhhpcError(f"--time {error}") from None
+    series = series_of(experiment, seeds, folds)
+    counts = {"--seeds": seeds, "--folds": folds}
+    options = [f"{option}={count}" for option, count in counts.items() if count is not None]
+    # The folder of a series is claimed here; its tasks go on with what they find, also when requeued.
+    options += ["--resume"] if resume or series else []
     request = JobRequest(
-        arguments=("train", str(experiment.absolute()), *(["--resume"] if resume else [])),
+        arguments=("train", str(experiment.absolute()), *options),
         name=name if name is not None else experiment.stem,
         folder=str(Path.cwd()),
         nodes=nodes,
@@ -66,6 +90,8 @@ def train(
         seconds=seconds,
         partition=partition,
         account=account,
+        tasks=len(series.members) if series else None,
+        at_once=at_once,
     )
     where = read_site(site)
     if dry_run:
@@ -76,14 +102,41 @@ def train(
             print(script, end="")
             print(f"\n# submitted by: {shlex.join(command)}")
         return
-    record = submit(request, where)
+    claimed = series is not None and series.claim(resume)
+    try:
+        record = submit(request, where)
+    except BaseException:
+        if series is not None and claimed:
+            series.withdraw()
+        raise
     if as_json:
         print(
             json.dumps(
-                {"id": record.id, "site": record.site, "script": str(record.script), "log": record.log}
+                {
+                    "id": record.id,
+                    "site": record.site,
+                    "script": str(record.script),
+                    "log": record.log if record.tasks is None else None,
+                    "tasks": [str(log) for log in record.logs] if record.tasks is not None else [],
+                }
             )
         )
     else:
-        print(f"submitted job {record.id} to {record.site}: {record.ranks} ranks on {record.nodes} nodes")
-        print(f"  script: {record.script}\n  log:    {record.log}")
+        array = f", an array of {record.tasks} tasks" if record.tasks else ""
+        print(
+            f"submitted job {record.id} to {record.site}: {record.ranks} ranks on {record.nodes} nodes{array}"
+        )
+        print(f"  script: {record.script}")
+        print("\n".join(f"  log:    {log}" for log in record.logs))
+        if series:
+            print(f"  summary of the members: dhhpc runs show {series.folder}")
         print(f"  follow it: dhhpc jobs list; dhhpc jobs logs {record.id}; dhhpc jobs cancel {record.id}")
+
+
+def series_of(experiment: Path, seeds: int | None, folds: int | None) -> Series | None:
+    """The series to submit, its experiment read and checked here, before it waits in a queue."""
+    if seeds is None and folds is None:
+        return None
+    from dhhpc.training import Series, read_experiment
+
+    return Series(read_experiment(experiment), seeds, folds)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dhhpc.training import Experiment, Series
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +34,20 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the file.")
     ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train a member for each of so many seeds: the file's, the next, ...")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validate: training and validation images together are cut into so many parts, whole "
+            "patients (or images) each; a member for each part trains on the others. Test images stay out."
+        ),
+    ] = None,
+    member: Annotated[
+        int | None, typer.Option(help="Only this member of the series, from 0: a task of a job array.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record or the summary as JSON.")] = False,
 ) -> None:
     """Train a network; leaves a run folder with the model, its record and its checkpoints.
 
@@ -37,32 +55,75 @@ def train(
 
     A rank that shows no progress for watch.timeout seconds is named, and all end with 75, too.
 
+    With --seeds or --folds (or both) it trains a series of members one after another, each in a run folder of
+    its own below the experiment's, and ends with each metric's mean and deviation over the members.
+
     Example: dhhpc train experiment.yml --ranks 2 --set optimizer.learning_rate=0.01
+
+    Example: dhhpc train experiment.yml --seeds 5
+
+    Example: dhhpc train experiment.yml --folds 4 --resume
     """
     import sys
 
     from dhhpc import zoo
-    from dhhpc.cli.training_progress import training_progress
     from dhhpc.errors import DhhpcError
-    from dhhpc.mpi import connect, failing_together, launch
-    from dhhpc.training import check, read_experiment, train
+    from dhhpc.mpi import launch
+    from dhhpc.training import Series, check, read_experiment
 
     overrides = list(change or [])
     for key, value in (("output", output), ("epochs", epochs), ("threads", threads), ("trace", trace)):
         if value is not None:
             overrides.append(f"{key}={value}")
+    if member is not None and seeds is None and folds is None:
+        raise DhhpcError(f"--member {member}: is one of a series; add its --seeds or --folds")
+
+    def read() -> Experiment | Series:
+        document = read_experiment(experiment, overrides)
+        return document if seeds is None and folds is None else Series(document, seeds, folds)
+
     if ranks is not None:
         # Mistakes are told once, before any rank starts.
         if ranks < 1:
             raise DhhpcError(f"--ranks {ranks}: give a number of ranks of at least 1")
-        check(read_experiment(experiment, overrides), ranks, zoo.create)
+        work = read()
+        check(work.members[0].experiment if isinstance(work, Series) else work, ranks, zoo.create)
         raise typer.Exit(launch(ranks, sys.argv[1:]))
+    train_here(read, resume, member, as_json)
+
+
+def train_here(
+    read: Callable[[], Experiment | Series], resume: bool, member: int | None, as_json: bool
+) -> None:
+    """Train on the ranks that this process is one of, and print what came out."""
+    import json
+
+    from dhhpc import zoo
+    from dhhpc.cli.series_table import as_text
+    from dhhpc.cli.training_progress import training_progress
+    from dhhpc.errors import DhhpcError
+    from dhhpc.mpi import connect, failing_together
+    from dhhpc.training import Series, shown_summary, train, train_series
+
     world = connect()
     with failing_together(world):
-        document = read_experiment(experiment, overrides)
+        work = read()
+        if isinstance(work, Series):
+            with training_progress() as listen:
+                failed = train_series(work, world, zoo.create, resume, listen, member)
+            if world.rank == 0:
+                summary = shown_summary(work.folder)
+                print(json.dumps(summary, indent=2) if as_json else as_text(summary, work.folder), flush=True)
+            if failed:
+                names = ", ".join(failed)
+                raise DhhpcError(f"{work.folder}: {names} failed, as told above; mended, go on with --resume")
+            return
         with training_progress() as listen:
-            record = train(document, world, zoo.create, resume, listen)
+            record = train(work, world, zoo.create, resume, listen)
     if world.rank == 0:
+        if as_json:
+            print(json.dumps(record.content | {"metrics": record.metrics()}, indent=2))
+            return
         seconds = record.content["kpis"]["totm"]
-        print(f"{record.folder}: trained {document.epochs} epochs in {seconds:.1f} s (totm); next:")
+        print(f"{record.folder}: trained {work.epochs} epochs in {seconds:.1f} s (totm); next:")
         print(f"  dhhpc evaluate {record.folder}")

@@ -12,7 +12,7 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 @contextlib.contextmanager
 def training_progress() -> Iterator[Listener]:
-    """A listener for `dhhpc.training.train`."""
+    """A listener for `dhhpc.training.train` and `train_series`."""
     if not sys.stderr.isatty():
         yield lambda event, values: print_event(event, values, print_line)
         return
@@ -59,6 +59,10 @@ def print_event(event: str, values: dict[str, Any], write: Callable[[str], None]
         write(f"training into {values['folder']} {where}: {values['epochs']} epochs on {ranks}")
     elif event == "epoch":
         write(epoch_line(values))
+    elif event == "member":
+        write(f"{values['name']}, member {values['number'] + 1} of {values['members']}:")
+    elif event == "failure":
+        write(f"{values['name']} failed: {values['message']}")
     elif event == "warning":
         write(f"warning: {values['message']}")
     elif event == "stop":

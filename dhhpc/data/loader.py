@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -142,7 +142,7 @@ class Loader:
             return np.arange(self.count)
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """This rank's batches of an epoch from its sample `start` on, in the order over all ranks.
 
         Raises:

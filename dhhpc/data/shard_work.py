@@ -110,6 +110,7 @@ class ShardWork:
         fingerprint = self._fingerprint(shard)
         skipped: list[SkippedImage] = []
         shape: tuple[int, ...] | None = None
+        groups: list[str] = []
         with writing_shard(path, self.recipe.dtype) as writer:
             for number in shard.images:
                 entry = self.dataset.images[number]
@@ -129,6 +130,8 @@ class ShardWork:
                 names = [f"{identifier}/{number}" for number in samples.slices or ()] or [identifier]
                 if len(samples.images):
                     writer.extend(samples.images, samples.targets, samples.regions, names)
+                    groups += [self._group(entry) or identifier] * len(names)
+            writer.note("groups", groups)
             writer.note("work", [fingerprint])
             writer.note("skipped", [image.model_dump_json() for image in skipped])
             count = writer.samples
@@ -148,7 +151,14 @@ class ShardWork:
         return samples.kept((draws < recipe.keep_empty) | samples.targets.any(axis=(1, 2)))
 
     def _identifier(self, entry: ImageEntry) -> str:
-        text = location_text(entry)
+        return self._name(location_text(entry))
+
+    def _group(self, entry: ImageEntry) -> str | None:
+        """Whose image it is, as far as the dataset tells: what cross-validation keeps together."""
+        value = entry.values.get("patient")
+        return None if value is None else self._name(str(value))
+
+    def _name(self, text: str) -> str:
         return text if self.recipe.secret is None else ecvl.pseudonym(text, self.recipe.secret)
 
     def _skipped(self, number: int, entry: ImageEntry, reason: str) -> SkippedImage:
@@ -168,7 +178,8 @@ class ShardWork:
             if entry.values.get("region") is not None:
                 files.append(self.dataset.file(entry.values["region"]))
             stamps = [stamp(file) for part in files for file in (part if isinstance(part, list) else [part])]
-            content.append([number, entry.location, entry.label, entry.values.get("region"), stamps])
+            region = entry.values.get("region")
+            content.append([number, entry.location, entry.label, region, self._group(entry), stamps])
         return self.recipe.digest([shard.split, self.dataset.classes, content])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ __all__ = ["INDEX_NAME", "ShardIndex", "ShardSet", "read_index", "record_of", "w
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 OPEN_FILES = 64
+# What `dhhpc preprocess` puts behind the id of a volume for each of its slices.
+SLICE = re.compile(r"/\d+$")
 
 
 @contextlib.contextmanager
@@ -171,6 +174,30 @@ class ShardSet:
             with opening_shard(self.folder / record.file) as file:
                 ids.extend(file["ids"].asstr()[:])
         return ids
+
+    def groups(self, split: str) -> list[str]:
+        """What each sample of a split belongs to: a patient where the dataset names them, else an image.
+
+        In shards that do not tell, a sample's id without the number of its slice.
+        """
+        groups: list[str] = []
+        for record in self._records.get(split, []):
+            with opening_shard(self.folder / record.file) as file:
+                if "groups" in file:
+                    groups.extend(file["groups"].asstr()[:])
+                else:
+                    groups.extend(SLICE.sub("", identifier) for identifier in file["ids"].asstr()[:])
+        return groups
+
+    def labels(self, split: str) -> Array:
+        """The labels (n, classes) uint8 of a split's samples; for segmentation (n, 1), all alike."""
+        if self.task == "segmentation":
+            return np.ones((self.count(split), 1), np.uint8)
+        labels = [np.empty((0, len(self.classes)), np.uint8)]
+        for record in self._records.get(split, []):
+            with opening_shard(self.folder / record.file) as file:
+                labels.append(file["labels"][:])
+        return np.concatenate(labels)
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""

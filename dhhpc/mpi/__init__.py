@@ -2,7 +2,7 @@
 
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
-from dhhpc.mpi.failure import TRY_AGAIN, failing_together
+from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.progress import Progress
@@ -23,6 +23,7 @@ __all__ = [
     "check_world",
     "connect",
     "cores_per_rank",
+    "failed_alike",
     "failing_together",
     "launch",
     "levels_of",

@@ -45,6 +45,11 @@ def failing_together(world: World) -> Iterator[None]:
         sys.exit(1)
 
 
+def failed_alike(world: World, message: str) -> bool:
+    """On a rank that failed with `message`: whether all ranks did, so that they may go on together."""
+    return world.size == 1 or compare_failures(world, message) == "same"
+
+
 def compare_failures(world: World, message: str) -> str:
     """Whether all ranks failed with `message` ("same"), all failed ("different"), or not all ("alone").
 

@@ -11,20 +11,26 @@ import numpy as np
 from dhhpc.data.loader import Loader
 from dhhpc.data.shards import ShardSet
 from dhhpc.data.targets import foreground_classes
-from dhhpc.eddl import Model, NotFiniteError
+from dhhpc.eddl import NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_loss
 from dhhpc.eddl.graph import Array
 from dhhpc.mpi import World
 from dhhpc.training.divergence import image
 from dhhpc.training.metrics import ClassificationCounts, Counts, SegmentationCounts
-from dhhpc.training.network import TogetherPredicting, predict_any_size, reflected
+from dhhpc.training.network import (
+    Ensemble,
+    Predictor,
+    TogetherPredicting,
+    predict_any_size,
+    reflected,
+)
 
 # Pixels of a batch's images: enough to keep the kernels busy, little enough for any memory.
 BATCH_PIXELS = 2**18
 
 
 def evaluate(
-    model: Model, shards: ShardSet, split: str, world: World, spatial: bool = False
+    model: Predictor, shards: ShardSet, split: str, world: World, spatial: bool = False
 ) -> dict[str, Any]:
     """Evaluate whole images of `split`, each on one rank; inside their regions where the shards hold regions.
 
@@ -77,9 +83,11 @@ def evaluate(
     return results | counts.results()
 
 
-def no_number(model: Model, images: Array, targets: Array, loss: float) -> NotFiniteError:
+def no_number(model: Predictor, images: Array, targets: Array, loss: float) -> NotFiniteError:
     """The error for a loss that is NaN or infinite."""
     inputs = [reflected(model, images)]
+    if isinstance(model, Ensemble):
+        model = model.to_blame(inputs)
     return not_finite_loss(model, model.plan(inputs, training=False), inputs, [targets], loss)
 
 

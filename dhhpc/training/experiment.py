@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import yaml
 
+from dhhpc.data.folds import Fold, FoldedShards
 from dhhpc.data.loader import Patch
+from dhhpc.data.shards import ShardSet
 from dhhpc.documents import Document, known_keys, read_document
 from dhhpc.ecvl import Augmentation
 from dhhpc.errors import DhhpcError
@@ -29,11 +31,21 @@ class Data(Document):
         shards: the folder that `dhhpc preprocess` wrote, relative to the experiment's file.
         patch: random patches instead of whole images.
         threads: batches made at the same time, beside training.
+        fold: one part of a cross-validation, in place of the splits that the shards have.
     """
 
     shards: Path
     patch: Patch | None = None
     threads: pydantic.PositiveInt = 1
+    fold: Fold | None = None
+
+    def open(self) -> ShardSet:
+        """The samples, their folds cut.
+
+        Raises:
+            DhhpcError: see `ShardSet` and `FoldedShards`.
+        """
+        return ShardSet(self.shards) if self.fold is None else FoldedShards(self.shards, self.fold)
 
 
 class Network(pydantic.BaseModel):

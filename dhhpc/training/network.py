@@ -24,6 +24,41 @@ class CreateNetwork(Protocol):
     def __call__(self, name: str, input_shape: Sequence[int], classes: int, **options: Any) -> Model: ...
 
 
+class Ensemble:
+    """Networks of one kind that predict together.
+
+    Args:
+        models: built; of the same inputs and outputs.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        first = models[0]
+        self.models = list(models)
+        self.inputs, self.outputs = first.inputs, first.outputs
+        self.losses, self.kernels = first.losses, first.kernels
+
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
+        """The mean over the networks of each output, of sigmoid and softmax layers the mean probability."""
+        means = self.models[0].predict(inputs)
+        for model in self.models[1:]:
+            for mean, output in zip(means, model.predict(inputs), strict=True):
+                mean += output
+        for mean in means:
+            mean /= len(self.models)
+        return means
+
+    def to_blame(self, inputs: Sequence[Array]) -> Model:
+        """The first network whose outputs are not finite; without such the first one."""
+        for model in self.models:
+            if not all(np.isfinite(output).all() for output in model.predict(inputs)):
+                return model
+        return self.models[0]
+
+
+Predictor = Model | Ensemble
+"""A built network, or several that predict as one."""
+
+
 def create_network(experiment: Experiment, shards: ShardSet, create: CreateNetwork) -> Model:
     """The unbuilt network of `experiment` for the samples of `shards`.
 
@@ -46,7 +81,7 @@ def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Exper
     if not record.model.is_file():
         raise DhhpcError(f"{record.model}: no such file; finish the run with `dhhpc train ... --resume`")
     experiment = Experiment.model_validate(record.content["experiment"])
-    shards = ShardSet(experiment.data.shards)
+    shards = experiment.data.open()
     model = create_network(experiment, shards, create)
     model.build(losses=[experiment.loss], seed=None)
     model.load(record.model)
@@ -67,7 +102,7 @@ def use_threads(world: World, requested: int | None) -> int:
     return threads
 
 
-def predict_any_size(model: Model, images: Array) -> Array:
+def predict_any_size(model: Predictor, images: Array) -> Array:
     """The first output of `model` for images (n, C, H, W) of any size, see `reflected`."""
     height, width = images.shape[2:]
     output = model.predict([reflected(model, images)])[0]
@@ -78,9 +113,9 @@ class TogetherPredicting:
     """`predict_any_size` by all ranks together, each on its rows, for images too large for one of them; see
     `dhhpc.eddl.spatial.decompose`. All ranks give the same images, and have the whole predictions."""
 
-    def __init__(self, model: Model, world: World) -> None:
+    def __init__(self, model: Predictor, world: World) -> None:
         self.model, self.world = model, world
-        self.part: SlabModel | None = None
+        self.parts: list[SlabModel] = []
         self.size: tuple[int, ...] = ()
 
     def __call__(self, images: Array) -> Array:
@@ -90,14 +125,16 @@ class TogetherPredicting:
         """
         height, width = images.shape[2:]
         images = reflected(self.model, images)
-        if self.part is None or self.size != images.shape[2:]:
+        if self.size != images.shape[2:]:
             self.size = images.shape[2:]
-            self.part = decompose(self.model, self.world, self.size)
-        output = self.part.gather(self.part.predict([self.part.cut(images)]))[0]
+            models = self.model.models if isinstance(self.model, Ensemble) else [self.model]
+            self.parts = [decompose(model, self.world, self.size) for model in models]
+        first = self.parts[0]
+        output = first.gather(Ensemble(self.parts).predict([first.cut(images)]))[0]
         return np.ascontiguousarray(output[:, :, :height, :width])
 
 
-def reflected(model: Model, images: Array) -> Array:
+def reflected(model: Predictor, images: Array) -> Array:
     """Images (n, C, H, W) of any size, made larger to a size that `model` takes.
 
     A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that

@@ -13,16 +13,15 @@ from dhhpc import ecvl
 from dhhpc.data.shard_index import INDEX_NAME
 from dhhpc.data.shards import ShardSet
 from dhhpc.ecvl import geometry
-from dhhpc.eddl import Model
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_json
 from dhhpc.mpi import World
-from dhhpc.training.network import TogetherPredicting, predict_any_size
+from dhhpc.training.network import Predictor, TogetherPredicting, predict_any_size
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[Path], None]
-# The probabilities for images (n, C, H, W) of any size.
-Predictor = Callable[[Array], Array]
+# The network's output for images (n, C, H, W) of any size.
+Probabilities = Callable[[Array], Array]
 
 # Slices of a volume that are predicted at once.
 BATCH = 8
@@ -30,7 +29,7 @@ PREDICTIONS = "predictions.json"
 
 
 def predict(
-    model: Model,
+    model: Predictor,
     shards: ShardSet,
     inputs: Sequence[Path],
     output: Path,
@@ -64,20 +63,20 @@ def predict(
     names = output_names(inputs)
     written: list[Path] = []
     classified: dict[str, dict[str, float]] = {}
-    predictor = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
+    probabilities = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
     writes = not spatial or world.rank == 0
     for path in inputs if spatial else inputs[world.rank :: world.size]:
         if (path / INDEX_NAME).is_file():
             folder = output / path.name if writes else None
-            written += predict_shards(model, ShardSet(path), split, folder, report, predictor)
+            written += predict_shards(model, ShardSet(path), split, folder, report, probabilities)
         elif shards.task == "segmentation":
             pipeline = ecvl.Pipeline(shards.index.pipeline)
-            mask = predict_mask(model, pipeline, read(path), str(path), predictor)
+            mask = predict_mask(model, pipeline, read(path), str(path), probabilities)
             if writes:
                 written.append(write_mask(output / names[path], mask, single=model_channels(model) == 1))
                 report(written[-1])
         else:
-            classified[str(path)] = predict_classes(model, shards, path, predictor)
+            classified[str(path)] = predict_classes(model, shards, path, probabilities)
     if shards.task == "classification":
         gathered = world.gather_object(classified)
         if gathered is not None:
@@ -89,25 +88,25 @@ def predict(
 
 
 def predict_mask(
-    model: Model,
+    model: Predictor,
     pipeline: ecvl.Pipeline,
     image: ecvl.Image,
     name: str,
-    predictor: Predictor | None = None,
+    probabilities: Probabilities | None = None,
 ) -> ecvl.Image:
     """The mask of an image or volume on its own grid: uint8 class indices, 0 is background.
 
     The image goes through the pipeline, each slice through the network, and the mask back through the
-    pipeline's geometric steps. The network's probabilities are those of `predictor`, if it is given.
+    pipeline's geometric steps. The network's probabilities are those of `probabilities`, if it is given.
     """
-    predictor = predictor or partial(predict_any_size, model)
+    probabilities = probabilities or partial(predict_any_size, model)
     grids = []
     for step in pipeline.root:
         grids.append(image)
         image = step.apply(image)
     planes = planes_of(model, image, name)
     masks = [
-        class_indices(predictor(planes[start : start + BATCH])) for start in range(0, len(planes), BATCH)
+        class_indices(probabilities(planes[start : start + BATCH])) for start in range(0, len(planes), BATCH)
     ]
     array = np.concatenate(masks)
     axes = image.spatial_axes
@@ -135,15 +134,22 @@ def undo(step: Any, mask: ecvl.Image, grid: ecvl.Image) -> ecvl.Image:
     return mask.copy_with(mask.array, spacing=grid.spacing, metadata=dict(grid.metadata))
 
 
-def predict_classes(model: Model, shards: ShardSet, path: Path, predictor: Predictor) -> dict[str, float]:
+def predict_classes(
+    model: Predictor, shards: ShardSet, path: Path, probabilities: Probabilities
+) -> dict[str, float]:
     """The probability of each class for an image; for a volume the mean over its slices."""
     image, _, _ = ecvl.Pipeline(shards.index.pipeline).apply(read(path))
-    probabilities = predictor(planes_of(model, image, str(path))).mean(axis=0)
-    return {name: float(value) for name, value in zip(shards.classes, probabilities, strict=True)}
+    means = probabilities(planes_of(model, image, str(path))).mean(axis=0)
+    return {name: float(value) for name, value in zip(shards.classes, means, strict=True)}
 
 
 def predict_shards(
-    model: Model, shards: ShardSet, split: str, output: Path | None, report: Report, predictor: Predictor
+    model: Predictor,
+    shards: ShardSet,
+    split: str,
+    output: Path | None,
+    report: Report,
+    probabilities: Probabilities,
 ) -> list[Path]:
     """Masks of preprocessed samples, on the samples' own grid, named by their ids; `output` is None where
     another rank writes them."""
@@ -154,7 +160,7 @@ def predict_shards(
     written = []
     for index, identifier in enumerate(shards.identifiers(split)):
         images, _, _ = shards.read(split, [index])
-        indices = class_indices(predictor(images))[0]
+        indices = class_indices(probabilities(images))[0]
         if output is None:
             continue
         mask = ecvl.Image(indices, "yx", color="none")
@@ -164,7 +170,7 @@ def predict_shards(
     return written
 
 
-def planes_of(model: Model, image: ecvl.Image, name: str) -> Array:
+def planes_of(model: Predictor, image: ecvl.Image, name: str) -> Array:
     """The slices (z, C, H, W) float32 of an image.
 
     Raises:
@@ -187,7 +193,7 @@ def class_indices(probabilities: Array) -> Array:
     return probabilities.argmax(axis=1).astype(np.uint8)
 
 
-def model_channels(model: Model) -> int:
+def model_channels(model: Predictor) -> int:
     return int(model.outputs[0].shape[0])
 
 

@@ -22,7 +22,7 @@ def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet
         DhhpcError: shards are missing or damaged, the network does not fit them or the method, there are
             fewer training samples than ranks, or the batch cannot be divided.
     """
-    shards = ShardSet(experiment.data.shards)
+    shards = experiment.data.open()
     count = shards.count("training") * (experiment.data.patch.per_image if experiment.data.patch else 1)
     dealt = experiment.parallel.dealt(ranks)
     if count < dealt:

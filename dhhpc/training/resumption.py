@@ -162,13 +162,19 @@ def share_model(model: Model, world: World) -> None:
     optimizer.step_count, model.randomness.seed = shared
 
 
-def check_same(record: RunRecord, earlier: dict[str, Any], experiment: Experiment) -> list[str]:
-    """Refuse to continue another experiment; returns the keys that may differ because the run failed."""
-    changed = [
+def changed_keys(earlier: dict[str, Any], experiment: Experiment) -> list[str]:
+    """The dotted keys, of those that decide what is computed, at which an earlier record's experiment differs
+    from `experiment`."""
+    return [
         key
         for key in differences(earlier["experiment"], experiment.model_dump(mode="json"))
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
+
+
+def check_same(record: RunRecord, earlier: dict[str, Any], experiment: Experiment) -> list[str]:
+    """Refuse to continue another experiment; returns the keys that may differ because the run failed."""
+    changed = changed_keys(earlier, experiment)
     allowed = FREE_AFTER_FAILURE if earlier["status"] == "failed" else ()
     refused = [key for key in changed if key not in allowed]
     if refused:

@@ -18,6 +18,8 @@ from dhhpc.files import read_json, write_error, write_json
 from dhhpc.mpi import World
 
 RECORD, EVENTS, METRICS = "run.json", "events.jsonl", "metrics.json"
+# In the folder above the run folders of a series; see `dhhpc.training.series`.
+SERIES = "series.json"
 SCHEMA_VERSION = 1
 PACKAGES = ("numpy", "numba", "mpi4py", "h5py", "onnx", "pydantic")
 
@@ -55,9 +57,20 @@ class RunRecord:
         """Where the timelines of a run lie that has been resumed so many times."""
         return self.folder / ("trace" if not resumed else f"trace-resumed-{resumed}")
 
-    def has_results(self) -> bool:
-        """Whether an earlier run has left its record or checkpoints here."""
-        return (self.folder / RECORD).exists() or self.checkpoints.exists()
+    def earlier(self, resume: bool) -> tuple[bool, str | None]:
+        """Whether an earlier run has left its record or checkpoints here, and why none can begin here."""
+        found = (self.folder / RECORD).exists() or self.checkpoints.exists()
+        if (self.folder / SERIES).exists():
+            return found, (
+                f"{self.folder}: holds a series; go on with its --seeds or --folds, or choose another folder "
+                f"with --output"
+            )
+        if found and not resume:
+            return found, (
+                f"{self.folder}: holds an earlier run; continue it with --resume, or choose another folder "
+                f"with --output"
+            )
+        return found, None
 
     def update(self, **changes: Any) -> None:
         """Change `content` and write run.json."""

@@ -5,10 +5,24 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from dhhpc.mpi import TRY_AGAIN
-from dhhpc.training.meeting import Meeting
+
+
+class Stoppable(Protocol):
+    """What takes the wish to stop."""
+
+    stop_requested: bool
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal has asked this process to stop; it outlives a run, for those that come after it."""
+
+    stop_requested: bool = False
 
 
 class Stopped(SystemExit):
@@ -22,11 +36,13 @@ class Stopped(SystemExit):
 
 
 @contextlib.contextmanager
-def stopping_on_signals(meeting: Meeting) -> Iterator[None]:
-    """While inside, SIGTERM and SIGUSR1 ask for a checkpoint at the next meeting, and the end."""
+def stopping_on_signals(*asked: Stoppable) -> Iterator[None]:
+    """While inside, SIGTERM and SIGUSR1 ask all of `asked` to stop: a run does so at the next meeting, with a
+    checkpoint."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        meeting.stop_requested = True
+        for one in asked:
+            one.stop_requested = True
 
     handlers = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:

@@ -21,6 +21,7 @@ class Timing:
     def __init__(self, world: World, meeting: Meeting, traced: int) -> None:
         self.world, self.meeting, self.traced = world, meeting, traced
         self.seconds = {"data": 0.0, "compute": 0.0, "validation": 0.0}
+        self.before = world.messages, world.bytes_sent  # of runs before this one
 
     def trace_into(self, folder: Path) -> None:
         """Begin a file a rank in `folder`, if a timeline is wanted. All ranks call this."""
@@ -58,8 +59,12 @@ class Timing:
         return self.seconds | {"communication": self.world.seconds - wait, "wait": wait}
 
     def sent(self) -> dict[str, float]:
-        """Messages and bytes of this rank so far."""
-        return {"messages": self.world.messages, "bytes_sent": self.world.bytes_sent}
+        """Messages and bytes of this rank in this run so far."""
+        messages, bytes_sent = self.before
+        return {
+            "messages": self.world.messages - messages,
+            "bytes_sent": self.world.bytes_sent - bytes_sent,
+        }
 
 
 def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance, record_lost
 from dhhpc.training.splitting import calibrate, measured_weights
-from dhhpc.training.stopping import Stopped, stopping_on_signals
+from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 from dhhpc.training.timing import Timing, since
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -51,6 +51,7 @@ def train(
     create: CreateNetwork,
     resume: bool = False,
     listen: Listener = ignore,
+    stop: StopRequest | None = None,
 ) -> RunRecord:
     """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
 
@@ -62,6 +63,7 @@ def train(
             On as many ranks the result is that of a run never interrupted, bit for bit.
         listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
             "end" and their values.
+        stop: also hears of signals, and may have heard of one before this run began.
 
     Raises:
         DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
@@ -74,7 +76,8 @@ def train(
     lost = functools.partial(record_lost, experiment.folder)
     with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
         trainer = Trainer(experiment, world, create, hear)
-        with stopping_on_signals(trainer.meeting):
+        with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
+            trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
             return trainer.run(resume)
 
 
@@ -137,12 +140,9 @@ class Trainer:
 
     def begin(self, resume: bool) -> None:
         """Take up the run folder: a new one, or with `resume` an existing one at its newest checkpoint."""
-        found = self.world.broadcast_object(self.record.has_results())
-        if found and not resume:
-            raise DhhpcError(
-                f"{self.record.folder}: holds an earlier run; continue it with --resume, or choose another "
-                f"folder with --output"
-            )
+        found, problem = self.world.broadcast_object(self.record.earlier(resume))
+        if problem:
+            raise DhhpcError(problem)
         content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": self.experiment.name,
@@ -158,6 +158,7 @@ class Trainer:
         content |= {
             "samples": {split: self.shards.count(split) for split in self.shards.splits},
             "parameters": self.model.parameter_count,
+            "history": self.history,
         }
         self.record.update(**content)
         self.timing.trace_into(self.record.trace(content["resumed"]))
@@ -199,7 +200,8 @@ class Trainer:
         with self.world.timeline.section(f"epoch {epoch + 1}", "communication"):
             self.method.begin_epoch(epoch, self.history)
             epoch_started = time.perf_counter()
-            self.train_batches()
+            with contextlib.closing(self.loader.epoch(epoch, first)) as batches:  # its threads end with it
+                self.train_batches(batches)
             self.method.end_of_epoch(last=epoch + 1 == self.experiment.epochs)
             sent = since(sent_before, self.timing.sent())
             totals = self.sums.copy()
@@ -256,10 +258,9 @@ class Trainer:
         seconds = round(time.perf_counter() - started, 4)
         return {"validation": without_details(validation), "validation_seconds": seconds}
 
-    def train_batches(self) -> None:
-        """The batches of the current epoch from sample `self.taken` on."""
+    def train_batches(self, batches: Iterator[Batch]) -> None:
+        """The rest of the current epoch."""
         loader, method = self.loader, self.method
-        batches = loader.epoch(self.epoch, self.taken)
         first_epoch = self.world.progress.patience > 0
         while True:
             where = f"epoch {self.epoch + 1}, batch {self.batch + 1}"

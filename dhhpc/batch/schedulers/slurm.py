@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.jobs import JobRecord, JobStatus, status_of_array
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.errors import DhhpcError
 
@@ -39,19 +39,29 @@ class SlurmScheduler(Scheduler):
         return identifier
 
     def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
-        identifiers = [job.id for job in jobs]
         known: dict[str, JobStatus] = {}
         for source in (read_queue, read_accounting):
-            missing = [identifier for identifier in identifiers if identifier not in known]
+            missing = [job.id for job in jobs if not known.keys() >= set(names_of(job))]
             if missing:
-                known |= source(missing)
-        return [known.get(identifier, JobStatus("UNKNOWN")) for identifier in identifiers]
+                known = source(missing) | known
+        unknown = JobStatus("UNKNOWN")
+        return [
+            known.get(job.id, unknown)
+            if job.tasks is None
+            else status_of_array([known.get(name, unknown) for name in names_of(job)])
+            for job in jobs
+        ]
 
     def cancel(self, job: JobRecord) -> None:
         status = self.status(job)
         if status.finished:
             raise DhhpcError(f"job {job.id}: is over already ({status.state}); nothing to cancel")
         run(["scancel", job.id])
+
+
+def names_of(job: JobRecord) -> list[str]:
+    """What SLURM calls a job, or each task of an array."""
+    return [job.id] if job.tasks is None else [f"{job.id}_{task}" for task in range(job.tasks)]
 
 
 def run(command: list[str]) -> str:
@@ -75,12 +85,14 @@ def run(command: list[str]) -> str:
 def read_queue(identifiers: list[str]) -> dict[str, JobStatus]:
     """The jobs that slurmctld still holds: waiting, running, or over for less than its MinJobAge.
 
+    Tasks of arrays are called ID_TASK.
+
     Raises:
         DhhpcError: slurmctld does not answer.
     """
-    command = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(identifiers)}"]
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(identifiers)}"]
     try:
-        output = run([*command, "--Format=JobID:|,State:|,exit_code:|"])
+        output = run([*command, "--Format=ArrayJobID:|,ArrayTaskID:|,State:|,exit_code:|"])
     except DhhpcError as error:
         # A single id that it has forgotten is an error, one among several is just left out.
         if "Invalid job id" in str(error):
@@ -88,16 +100,17 @@ def read_queue(identifiers: list[str]) -> dict[str, JobStatus]:
         raise
     statuses = {}
     for line in output.splitlines():
-        identifier, state, exit_status, *_ = line.split("|")
-        statuses[identifier.strip()] = status_of(state.strip(), os.waitstatus_to_exitcode(int(exit_status)))
+        identifier, task, state, exit_status = (part.strip() for part in line.split("|")[:4])
+        name = f"{identifier}_{task}" if task.isdigit() else identifier
+        statuses[name] = status_of(state, os.waitstatus_to_exitcode(int(exit_status)))
     return statuses
 
 
 def read_accounting(identifiers: list[str]) -> dict[str, JobStatus]:
     """What the accounting database says about jobs; nothing where the cluster has none."""
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(identifiers)}"]
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--array"]
     try:
-        output = run([*command, "--format=JobIDRaw,State,ExitCode"])
+        output = run([*command, f"--jobs={','.join(identifiers)}", "--format=JobID,State,ExitCode"])
     except DhhpcError:
         return {}
     statuses = {}
