@@ -97,7 +97,7 @@ def caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
             text(
                 "An efficiency above {} is no gift: most likely other work on the machine slowed the base "
                 "down. Measure again on an idle machine, with repeats."
-            ).format(figure(SUSPECT_EFFICIENCY, 2))
+            ).format(f"{SUSPECT_EFFICIENCY:.2f}")
         )
     if study.mode == "weak":
         sentences.append(

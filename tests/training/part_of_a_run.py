@@ -16,11 +16,14 @@ from dhhpc.mpi import connect
 from dhhpc.training import Stopped, read_experiment, train
 
 
-class RecordingLoader(Loader):
+def recording(epoch_of):
     def epoch(self, epoch, start=0):
-        for batch in super().epoch(epoch, start):
-            taken.extend((epoch, int(index)) for index in batch.indices)
+        for batch in epoch_of(self, epoch, start):
+            if self.split == "training":
+                taken.extend((epoch, int(index)) for index in batch.indices)
             yield batch
+
+    return epoch
 
 
 def stop(event, values):
@@ -31,9 +34,7 @@ def stop(event, values):
 
 
 if __name__ == "__main__":
-    import dhhpc.training.trainer
-
-    dhhpc.training.trainer.Loader = RecordingLoader
+    Loader.epoch = recording(Loader.epoch)
     world, done, taken = connect(), 0, []
     try:
         train(read_experiment(sys.argv[1]), world, zoo.create, resume=True, listen=stop)

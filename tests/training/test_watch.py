@@ -80,6 +80,6 @@ def test_a_checkpoint_that_takes_long_to_write_shows_progress(tmp_path):
     pieces: list[None] = []
     folder = CheckpointFolder(tmp_path, written=lambda: pieces.append(None))
     state = {"parameters/a": np.zeros(16 * 2**20, np.float32)}
-    path = folder.save(Checkpoint(1, 0, 2, 8, state))
+    path = folder.save(Checkpoint(1, 0, 2, state))
     assert len(pieces) >= 4
     assert folder.load(path.with_suffix(".json")).state["parameters/a"].nbytes == 2**26
