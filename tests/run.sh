@@ -45,8 +45,8 @@ prepare_environment test
 install_slurm
 cd -- "$checkout"
 
-# The two ranks and the plain tests share the cores; more threads a process would only crowd them.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+# Two processes at a time, tests or ranks, share the cores: with more threads each they wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "mypy" "$python" -m mypy
