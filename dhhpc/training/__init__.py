@@ -7,11 +7,11 @@ from dhhpc.training.network import Ensemble, Predictor, load_network, use_thread
 from dhhpc.training.prediction import predict
 from dhhpc.training.preparation import check
 from dhhpc.training.run_record import RunRecord, find_runs, read_run
+from dhhpc.training.running import train
 from dhhpc.training.series import Series, holds_series, read_series
 from dhhpc.training.series_summary import series_folders, shown_summary, write_summary
 from dhhpc.training.series_training import train_series
 from dhhpc.training.stopping import Stopped
-from dhhpc.training.trainer import train
 
 __all__ = [
     "Ensemble",

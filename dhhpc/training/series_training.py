@@ -11,10 +11,11 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, failed_alike
 from dhhpc.training.network import CreateNetwork
 from dhhpc.training.preparation import check
+from dhhpc.training.running import train
 from dhhpc.training.series import Member, Series
 from dhhpc.training.series_summary import write_summary
 from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
-from dhhpc.training.trainer import Listener, ignore, train
+from dhhpc.training.trainer import Listener, ignore
 
 
 def train_series(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from dhhpc.data.loader import Batch
 from dhhpc.eddl import NotFiniteElsewhereError, NotFiniteError
 from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World, watching
+from dhhpc.mpi import World
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder, score_of
 from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
@@ -25,9 +24,9 @@ from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import take_up
-from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance, record_lost
+from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance
 from dhhpc.training.splitting import calibrate, measured_weights
-from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
+from dhhpc.training.stopping import Stopped
 from dhhpc.training.timing import Timing, since
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -43,42 +42,6 @@ def ignore(event: str, values: dict[str, Any]) -> None:
 def something(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A batch, or one sample of zeros in place of an empty one."""
     return array if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
-
-
-def train(
-    experiment: Experiment,
-    world: World,
-    create: CreateNetwork,
-    resume: bool = False,
-    listen: Listener = ignore,
-    stop: StopRequest | None = None,
-) -> RunRecord:
-    """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
-
-    Args:
-        experiment: what to train; its `folder` becomes the run folder.
-        world: all its ranks call this with equal arguments.
-        create: makes the network, `dhhpc.zoo.create`.
-        resume: go on from the newest whole checkpoint of the run folder (from the start if there is none).
-            On as many ranks the result is that of a run never interrupted, bit for bit.
-        listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
-            "end" and their values.
-        stop: also hears of signals, and may have heard of one before this run began.
-
-    Raises:
-        DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
-            experiment that differs; a full disk.
-        Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
-    """
-    hear = listen if world.rank == 0 else ignore
-    world.progress.at("its preparation")
-    world.progress.patience = COMPILING
-    lost = functools.partial(record_lost, experiment.folder)
-    with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
-        trainer = Trainer(experiment, world, create, hear)
-        with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
-            trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
-            return trainer.run(resume)
 
 
 class Trainer:

@@ -1,0 +1,48 @@
+"""`train`: one run from its experiment to its run folder, watched over and ready to stop on a signal."""
+
+from __future__ import annotations
+
+import functools
+
+from dhhpc.mpi import World, watching
+from dhhpc.training.experiment import Experiment
+from dhhpc.training.network import CreateNetwork
+from dhhpc.training.run_record import RunRecord, record_lost
+from dhhpc.training.stopping import StopRequest, stopping_on_signals
+from dhhpc.training.trainer import COMPILING, Listener, Trainer, ignore
+
+
+def train(
+    experiment: Experiment,
+    world: World,
+    create: CreateNetwork,
+    resume: bool = False,
+    listen: Listener = ignore,
+    stop: StopRequest | None = None,
+) -> RunRecord:
+    """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
+
+    Args:
+        experiment: what to train; its `folder` becomes the run folder.
+        world: all its ranks call this with equal arguments.
+        create: makes the network, `dhhpc.zoo.create`.
+        resume: go on from the newest whole checkpoint of the run folder (from the start if there is none).
+            On as many ranks the result is that of a run never interrupted, bit for bit.
+        listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
+            "end" and their values.
+        stop: also hears of signals, and may have heard of one before this run began.
+
+    Raises:
+        DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
+            experiment that differs; a full disk.
+        Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
+    """
+    hear = listen if world.rank == 0 else ignore
+    world.progress.at("its preparation")
+    world.progress.patience = COMPILING
+    lost = functools.partial(record_lost, experiment.folder)
+    with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
+        trainer = Trainer(experiment, world, create, hear)
+        with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
+            trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
+            return trainer.run(resume)
