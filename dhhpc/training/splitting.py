@@ -6,6 +6,7 @@ all ranks find the same one. As times decide, two runs of the same experiment ma
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,34 @@ if TYPE_CHECKING:
     from dhhpc.eddl import Model
 
 # A split stays as long as no rank takes longer than the ideal split would by more than this.
-TOLERANCE = 1.05
+TOLERANCE = 1.1
+# Speeds are medians over so many epochs: one that something disturbed does not count.
+EPOCHS = 3
 CALIBRATED_STEPS = 3
+
+
+class Pace:
+    """What a rank takes for a sample, in the median of an epoch's batches: the first one of a new size takes
+    longer, as its plan is made."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.samples = 0
+        self.total = 0.0
+
+    def add(self, samples: int, total: float) -> None:
+        """A batch of so many samples; total: the seconds that this rank has worked by now."""
+        if samples:
+            self.seconds.append((total - self.total) / samples)
+        self.samples += samples
+        self.total = total
+
+    def finish(self) -> dict[str, float | None]:
+        """The epoch's samples and seconds for a sample (None without any); begins the next epoch."""
+        seconds = statistics.median(self.seconds) if self.seconds else None
+        found = {"samples": self.samples, "seconds": seconds}
+        self.seconds, self.samples = [], 0
+        return found
 
 
 def calibrate(model: Model, loader: Loader, world: World) -> list[float]:
@@ -44,20 +71,21 @@ def measured_weights(history: History, calibrated: list[float]) -> list[float]:
     """The weight of each rank in the next epoch's batches.
 
     Args:
-        history: the records of the epochs before, each with `weights`, `rank_samples` and `ranks`, the
-            seconds of each rank by kind.
+        history: the records of the epochs before, each with `weights` and `paces`, a `Pace` of each rank.
         calibrated: the weights without a record of as many ranks.
     """
-    if not history or len(history[-1].get("weights", [])) != len(calibrated):
+    ranks = len(calibrated)
+    records = [record for record in history[-EPOCHS:] if len(record.get("weights", [])) == ranks]
+    if not records:
         return calibrated
-    last = history[-1]
-    weights, samples = np.array(last["weights"]), np.array(last["rank_samples"], float)
-    seconds = np.array([rank["data"] + rank["compute"] for rank in last["ranks"]])
-    known = (samples > 0) & (seconds > 0)
+    weights = np.array(records[-1]["weights"])
+    paces = [[pace["seconds"] or np.nan for pace in record["paces"]] for record in records]
+    known = ~np.isnan(paces).all(axis=0)
     if not known.any():
-        return calibrated
-    speeds = np.divide(samples, seconds, out=np.zeros(len(weights)), where=known)
+        return list(map(float, weights))
+    speeds = weights.copy()
+    speeds[known] = 1 / np.nanmedian(np.array(paces)[:, known], axis=0)
     # What took no sample has shown no speed: it keeps its weight among the others.
-    speeds[~known] = weights[~known] * speeds[known].sum() / weights[known].sum()
-    ideal = samples.sum() / speeds.sum()
-    return list(map(float, speeds if seconds[known].max() > TOLERANCE * ideal else weights))
+    speeds[~known] *= speeds[known].sum() / weights[known].sum()
+    ideal = weights.sum() / speeds.sum()
+    return list(map(float, speeds if (weights / speeds).max() > TOLERANCE * ideal else weights))

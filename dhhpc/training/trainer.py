@@ -25,7 +25,7 @@ from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance
-from dhhpc.training.splitting import calibrate, measured_weights
+from dhhpc.training.splitting import Pace, calibrate, measured_weights
 from dhhpc.training.stopping import Stopped
 from dhhpc.training.timing import Timing, since
 
@@ -75,7 +75,8 @@ class Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
-        self.epoch, self.taken, self.rank_samples = 0, 0, 0
+        self.epoch, self.taken = 0, 0
+        self.pace = Pace()
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.timing = Timing(world, self.meeting, experiment.trace)
         self.warmup_seconds = warm_up(self.method, self.loader, world)
@@ -185,7 +186,7 @@ class Trainer:
             "averagings": self.method.averagings,
             **sent,
             "weights": self.loader.weights,
-            "rank_samples": self.world.allgather_object(self.rank_samples),
+            "paces": self.world.allgather_object(self.pace.finish()),
         }
         with self.world.timeline.section("validation", "validation"):
             if self.shards.count("validation"):
@@ -194,7 +195,7 @@ class Trainer:
             record["ranks"] = self.world.allgather_object(spent | sent)
         self.world.progress.patience = 0.0  # every kernel has run once
         self.history.append(record)
-        self.epoch, self.taken, self.rank_samples = epoch + 1, 0, 0
+        self.epoch, self.taken = epoch + 1, 0
         self.sums[:] = 0
         due = self.epoch % self.experiment.checkpoint.every_epochs == 0
         if due or self.epoch == self.experiment.epochs or self.meeting.stop_agreed:
@@ -236,7 +237,6 @@ class Trainer:
                 return
             self.world.progress.at(where)
             samples, global_samples = len(batch.indices), batch.global_count
-            self.rank_samples += samples
             self.taken += global_samples
             within = self.taken < loader.count
             if first_epoch:
@@ -261,6 +261,7 @@ class Trainer:
             if within and not met and self.meeting.ask():
                 self.meeting.meet()
                 met = True
+            self.pace.add(samples, self.timing.seconds["data"] + self.timing.seconds["compute"])
             values = {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches()}
             self.listen("batch", values | {"loss": loss})
             self.world.timeline.span(where, "section", started, time.perf_counter())

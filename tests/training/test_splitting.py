@@ -11,30 +11,41 @@ from pathlib import Path
 import numpy as np
 
 from dhhpc.training import read_run
-from dhhpc.training.splitting import measured_weights
+from dhhpc.training.splitting import Pace, measured_weights
 from tests import synthetic
 from tests.training.processes import start, wait_for_epochs
 
 
-def record(weights, samples, compute):
-    ranks = [
-        {"data": 0.5, "compute": seconds - 0.5, "communication": 9.0, "wait": 9.0} for seconds in compute
-    ]
-    return {"weights": weights, "rank_samples": samples, "ranks": ranks}
+def record(weights, speeds):
+    return {"weights": weights, "paces": [{"seconds": 1 / speed if speed else None} for speed in speeds]}
 
 
 def test_weights_by_hand():
     calibrated = [3.0, 1.0]
     assert measured_weights([], calibrated) == calibrated
-    # 30 samples in 1 s and 10 in 2 s: the ideal is 40 / 35 s, which the second rank exceeds.
-    assert measured_weights([record([3.0, 1.0], [30, 10], [1, 2])], calibrated) == [30, 5]
+    # Of 40 samples the second rank's 10 take 2 s; 35 a second together would take 40 / 35 s.
+    slow = record([3.0, 1.0], [30, 5])
+    assert measured_weights([slow], calibrated) == [30, 5]
     # Both take as long as the ideal but for a twentieth: the weights stay.
-    assert measured_weights([record([3.0, 1.0], [30, 10], [1, 1.04])], calibrated) == [3.0, 1.0]
+    even = record([3.0, 1.0], [30, 9.6])
+    assert measured_weights([even], calibrated) == [3.0, 1.0]
+    # One bad epoch of three does not count, two do.
+    assert measured_weights([even, slow, even], calibrated) == [3.0, 1.0]
+    np.testing.assert_allclose(measured_weights([slow, even, slow], calibrated), [30, 5])
     # The last rank had nothing to do, and keeps its weight: a tenth of the others.
-    weights = measured_weights([record([6.0, 4.0, 1.0], [60, 40, 0], [1, 2, 0.5])], [1.0, 1.0, 1.0])
+    weights = measured_weights([record([6.0, 4.0, 1.0], [60, 20, 0])], [1.0, 1.0, 1.0])
     np.testing.assert_allclose(weights, [60, 20, 8])
     # What other ranks measured is of no use.
-    assert measured_weights([record([1.0] * 3, [4] * 3, [1] * 3)], calibrated) == calibrated
+    assert measured_weights([record([1.0] * 3, [4] * 3)], calibrated) == calibrated
+
+
+def test_a_pace_is_the_median_of_an_epochs_batches():
+    pace = Pace()
+    for samples, total in ((4, 8.0), (4, 12.0), (0, 12.0), (2, 14.0)):
+        pace.add(samples, total)
+    assert pace.finish() == {"samples": 10, "seconds": 1.0}
+    pace.add(0, 14.0)
+    assert pace.finish() == {"samples": 0, "seconds": None}
 
 
 def process_of(rank: int, run: Path) -> int:
@@ -91,4 +102,4 @@ def test_a_slow_rank_takes_less(tmp_path):
     history = read_run(run).content["history"]
     assert min(epoch["weights"][1] / epoch["weights"][0] for epoch in history) < 0.6
     for epoch in history:
-        assert sum(epoch["rank_samples"]) == 64 or epoch is history[-1]
+        assert sum(pace["samples"] for pace in epoch["paces"]) == 64 or epoch is history[-1]
