@@ -1,5 +1,6 @@
 """The folder of compiled kernels: many processes at once, killed ones, read-only and damaged folders."""
 
+import ast
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import dhhpc_kernels
 import pytest
-from dhhpc_kernels import compilation
+from dhhpc_kernels import cache, compilation
 
 from dhhpc import eddl
 from dhhpc.eddl import warm_up
@@ -241,3 +242,16 @@ def test_a_folder_that_cannot_be_filled_fails_the_build(tmp_path):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert str(tmp_path / "file") in line
+
+
+def test_imports_are_those_that_the_parser_finds():
+    for source in cache.PACKAGE.rglob("*.py"):
+        names = set()
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        files = {cache.PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names}
+        own = {file for file in files if cache.PACKAGE in file.parents and file.is_file()}
+        assert cache.imports(source) == own, source
