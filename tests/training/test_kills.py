@@ -42,7 +42,7 @@ def events(run: Path) -> int:
 
 def kill(process: subprocess.Popen[str], run: Path, way: str, chance: random.Random) -> None:
     """Let the run come on a little, then end it in one of the ways; it may end by itself before."""
-    before, end = events(run), time.monotonic() + 60
+    before, end = events(run), time.monotonic() + 120
     while events(run) < before + 2 and process.poll() is None:
         assert time.monotonic() < end, "the run does not come on"
         time.sleep(0.01)
