@@ -20,7 +20,7 @@ import numpy as np
 
 from dhhpc import eddl
 from dhhpc.benchmarks import own_side
-from dhhpc.benchmarks.cases import CASES
+from dhhpc.benchmarks.cases import CASES, Training
 from dhhpc.mpi import Pending, World, connect
 from dhhpc.training.averaging import GradientAveraging
 from dhhpc.training.meeting import Meeting
@@ -42,8 +42,8 @@ class Delayed(Pending):
         self.pending.wait()
 
 
-class Link:
-    """Delays the sums of a world.
+class SlowWorld(World):
+    """The same ranks, on links of a given speed.
 
     Args:
         gigabits: a second, each way.
@@ -51,21 +51,17 @@ class Link:
     """
 
     def __init__(self, world: World, gigabits: float, latency: float) -> None:
-        self.begin, self.size = world.begin_sum, world.size
+        super().__init__(world.communicator, world.launcher)
         self.rate, self.latency = gigabits * 1e9 / 8, latency
         self.free_at = 0.0
-        self.on = True
-        world.begin_sum = self.begin_sum  # type: ignore[method-assign]
 
-    def seconds(self, size: int) -> float:
+    def seconds_of(self, size: int) -> float:
         """Of a sum of so many bytes: a ring sends and receives 2 (n - 1) / n of them."""
         return 2 * (self.size - 1) / self.size * size / self.rate + self.latency
 
     def begin_sum(self, array: Any) -> Pending:
-        pending = self.begin(array)
-        if not self.on:
-            return pending
-        self.free_at = max(self.free_at, time.perf_counter()) + self.seconds(array.nbytes)
+        pending = super().begin_sum(array)
+        self.free_at = max(self.free_at, time.perf_counter()) + self.seconds_of(array.nbytes)
         return Delayed(pending, self.free_at)
 
 
@@ -77,16 +73,16 @@ def main() -> None:
     options = parser.parse_args()
     import dhhpc_kernels
 
-    world = connect()
+    world = SlowWorld(connect(), options.gigabits, options.latency)
     dhhpc_kernels.set_threads(1)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[world.local_rank % len(cores)]})
-    link = Link(world, options.gigabits, options.latency)
-    (case,) = [case for case in CASES if case.name.startswith("training unet 2")]
-    network = case.create()  # type: ignore[attr-defined]
+    cases = [case for case in CASES if isinstance(case, Training)]
+    (case,) = [case for case in cases if case.name.startswith("training unet 2")]
+    network = case.create()
     network.build(eddl.SGD(1e-4, momentum=0.9), ["binary_cross_entropy"], seed=1)
-    images = own_side.normal(case.batch, *case.input_shape)  # type: ignore[attr-defined]
-    targets = own_side.targets(case, network)  # type: ignore[arg-type]
+    images = own_side.normal(case.batch, *case.input_shape)
+    targets = own_side.targets(case, network)
     count = len(images)
     meeting = Meeting(world)
     bucket = int(options.bucket_megabytes * 2**18)
@@ -112,7 +108,7 @@ def main() -> None:
         return
     alone, hiding, blocking = np.median(rounds, axis=0)
     hidden = statistics.median(1 - (rounds[:, 1] - rounds[:, 0]) / (rounds[:, 2] - rounds[:, 0]))
-    sent = link.seconds(network.gradient_vector.nbytes)
+    sent = world.seconds_of(network.gradient_vector.nbytes)
     print(f"U-Net, {network.parameter_count} parameters: {sent:.3f} s on the modelled link")
     print(f"medians of {ROUNDS} steps: {alone:.3f} s without communication, {hiding:.3f} s with buckets of")
     print(f"{options.bucket_megabytes:g} MB during the backward pass, {blocking:.3f} s with all after it")

@@ -31,10 +31,6 @@ def levels_of(world: World, ranks_per_group: int | None = None) -> Levels:
         near = communicator.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
     else:
         near = communicator.Split(world.rank // ranks_per_group, world.rank)
-    group = World(near, world.launcher)
+    group = World(near, world.launcher, world)
     first = communicator.Split(0 if group.rank == 0 else MPI.UNDEFINED, world.rank)
-    leaders = World(first, world.launcher) if group.rank == 0 else None
-    for level in (group, leaders):
-        if level is not None:
-            level.progress = world.progress  # to wait in one of them is to wait
-    return Levels(group, leaders)
+    return Levels(group, World(first, world.launcher, world) if group.rank == 0 else None)

@@ -59,18 +59,23 @@ class World:
         host: the name of this machine.
         local_rank, local_size: the same among the ranks that share this machine's memory.
         launcher: what started the ranks.
-        failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one.
+        whole: the world that this one is a part of, which counts for it; None for the whole.
+        failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one,
+            and in a part.
         messages, bytes_sent: collectives called and arrays sent so far, and payload bytes handed to them.
         seconds: wall time spent on them.
         progress: what this rank is doing.
         timeline: where that is recorded, on request.
     """
 
-    def __init__(self, communicator: Any = None, launcher: Launcher | None = None) -> None:
-        self._communicator = communicator
+    def __init__(
+        self, communicator: Any = None, launcher: Launcher | None = None, whole: World | None = None
+    ) -> None:
+        self._communicator, self.whole = communicator, whole
+        alone = communicator is None or whole is not None
         # Failing ranks speak on a communicator of their own, past any collective that others wait in.
-        self.failure_communicator: Any = communicator.Dup() if communicator is not None else None
-        self._background: Any = communicator.Dup() if communicator is not None else None
+        self.failure_communicator: Any = None if alone else communicator.Dup()
+        self._background: Any = None if alone else communicator.Dup()
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
@@ -217,6 +222,10 @@ class World:
     @contextlib.contextmanager
     def inside(self, collective: str, size: int | None = None) -> Iterator[None]:
         """Count what is done inside: its seconds and, with a `size` in bytes, one message."""
+        if self.whole is not None:
+            with self.whole.inside(collective, size):
+                yield
+            return
         self.progress.enter(collective)
         started = time.perf_counter()
         try:

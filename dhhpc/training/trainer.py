@@ -186,13 +186,13 @@ class Trainer:
             "averagings": self.method.averagings,
             **sent,
             "weights": self.loader.weights,
-            "paces": self.world.allgather_object(self.pace.finish()),
         }
         with self.world.timeline.section("validation", "validation"):
             if self.shards.count("validation"):
                 record |= self.validate()
             spent["validation"] = since(before, self.timing.clock())["validation"]
-            record["ranks"] = self.world.allgather_object(spent | sent)
+            told = self.world.allgather_object((spent | sent, self.pace.finish()))
+            record["ranks"], record["paces"] = map(list, zip(*told, strict=True))
         self.world.progress.patience = 0.0  # every kernel has run once
         self.history.append(record)
         self.epoch, self.taken = epoch + 1, 0

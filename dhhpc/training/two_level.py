@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,20 +54,18 @@ class TwoLevelAveraging(PeriodicAveraging):
         return met
 
     def average_group(self) -> None:
-        with self._counted():
-            average(self.levels.group, self._vectors(), self.near_samples)
+        average(self.levels.group, self._vectors(), self.near_samples)
         self.near_batches = self.near_samples = 0
 
     def average_all(self) -> None:
         self.average_group()
         group, leaders = self.levels.group, self.levels.leaders
-        with self._counted():
-            samples = np.array([self.samples])
-            group.allreduce_sum(samples)
-            if leaders is not None:
-                average(leaders, self._vectors(), float(samples[0]), self.global_samples)
-            for vector in self._vectors():
-                group.broadcast(vector)
+        samples = np.array([self.samples])
+        group.allreduce_sum(samples)
+        if leaders is not None:
+            average(leaders, self._vectors(), float(samples[0]), self.global_samples)
+        for vector in self._vectors():
+            group.broadcast(vector)
         self.batches = self.samples = self.global_samples = 0
         self.averagings += 1
 
@@ -88,16 +84,3 @@ class TwoLevelAveraging(PeriodicAveraging):
         if self.averages_optimizer and self.model.optimizer is not None:
             vectors.append(self.model.optimizer.state_vector)
         return [vector for vector in vectors if vector.size]
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """While inside, what the two levels send counts as sent by the world."""
-        worlds = [world for world in (self.levels.group, self.levels.leaders) if world is not None]
-        before = [(world.messages, world.bytes_sent, world.seconds) for world in worlds]
-        yield
-        if self.world in worlds:  # of one rank
-            return
-        for world, (messages, bytes_sent, seconds) in zip(worlds, before, strict=True):
-            self.world.messages += world.messages - messages
-            self.world.bytes_sent += world.bytes_sent - bytes_sent
-            self.world.seconds += world.seconds - seconds
