@@ -1,6 +1,13 @@
 """What a run has learned, and how two of them compare."""
 
+from pathlib import Path
+
 import numpy as np
+
+from dhhpc import zoo
+from dhhpc.mpi import World
+from dhhpc.training import Experiment, train
+from tests import synthetic
 
 
 def parameters(record) -> dict[str, np.ndarray]:
@@ -26,3 +33,8 @@ def largest_difference(one, other) -> float:
     """Of any two numbers; for arrays that begin at 0 and stay small."""
     assert one.keys() == other.keys()
     return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+def run(shards: Path, output: Path, world: World | None = None, create=zoo.create, **changes):
+    experiment = Experiment.model_validate(synthetic.experiment_document(shards, output, **changes))
+    return train(experiment, world or World(), create)
