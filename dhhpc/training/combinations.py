@@ -44,9 +44,12 @@ class Combination:
 class BlockMomentum(Combination):
     """The step from one mean to the next goes on a little in the direction of the steps before it.
 
-    Blockwise model-update filtering (Chen and Huo, 2016), with 1 - 1/ranks as momentum unless given: without
-    it the mean moves as if only a ranks-th of the samples had been seen. With `nesterov` ranks go on from
-    where the momentum will take them.
+    Blockwise model-update filtering (Chen and Huo, 2016): without it the mean moves as if only a ranks-th of
+    the samples had been seen. With `nesterov` ranks go on from where the momentum will take them.
+
+    Args:
+        momentum: of the step before, how much stays.
+        step: what the way of the mean is multiplied by.
     """
 
     def __init__(self, model: Model, momentum: float, step: float, nesterov: bool) -> None:

@@ -19,6 +19,10 @@ from dhhpc.training.two_level import TwoLevelAveraging
 if TYPE_CHECKING:
     from dhhpc.eddl import Model
 
+# Momentum of 0.9 remembers 10 outer steps: of the paper's 128 (64,000 batches, one every 500) one in 12.8.
+# Where it remembers more of the run, it still carries the model on when the learning rate has gone to 0.
+OUTER_MEMORY = 12.8
+
 
 class Method(Document, ABC):
     """What all methods share.
@@ -54,9 +58,20 @@ class Method(Document, ABC):
             DhhpcError: it does not.
         """
 
+    def growth(self, ranks: int) -> float:
+        """How many times as far as one rank's the steps of all ranks together should go, with methods that
+        lengthen them: a rank that takes its share of the samples makes a share of the steps, unless the
+        learning rate makes up for that."""
+        steps = ranks if self.batch == "multiply" else 1
+        return max(1.0, steps / self.learning_rate_factor(ranks))
+
     @abstractmethod
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        """The method on this rank."""
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
+        """The method on this rank.
+
+        Args:
+            batches: of the whole run.
+        """
 
 
 class Gradient(Method):
@@ -74,7 +89,7 @@ class Gradient(Method):
     bucket_megabytes: pydantic.NonNegativeFloat = 2.0
     batch_normalization: Literal["local", "synchronised"] = "local"
 
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         bucket_floats = math.ceil(self.bucket_megabytes * 2**20 / 4)
         synchronised = self.batch_normalization == "synchronised"
         return GradientAveraging(world, model, meeting, bucket_floats, synchronised)
@@ -95,12 +110,13 @@ class Periodic(Method):
         """How the period of each epoch is chosen."""
         return periods.Fixed(self.period)
 
-    def combination(self, model: Model, ranks: int) -> combinations.Combination:
+    def combination(self, model: Model, ranks: int, batches: int) -> combinations.Combination:
+        """What becomes of parameters at a meeting; batches: of the whole run."""
         return combinations.Combination(model)
 
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         averages_optimizer = self.optimizer_state == "average"
-        combination = self.combination(model, world.size)
+        combination = self.combination(model, world.size, batches)
         return PeriodicAveraging(world, model, meeting, self.choice(), combination, averages_optimizer)
 
 
@@ -197,9 +213,9 @@ class LocalSGD(Periodic):
     def choice(self) -> periods.Period:
         return periods.SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
 
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        first = Gradient().create(world, model, meeting)
-        return SwitchedAveraging(first, super().create(world, model, meeting), self.switch_epoch)
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
+        first = Gradient().create(world, model, meeting, batches)
+        return SwitchedAveraging(first, super().create(world, model, meeting, batches), self.switch_epoch)
 
 
 class BlockMomentum(Periodic):
@@ -207,18 +223,21 @@ class BlockMomentum(Periodic):
 
     Attributes:
         momentum: of the steps from mean to mean; unless given 1 - 1/ranks.
-        step: what a step is multiplied by.
+        step: what a step is multiplied by. In the long run the mean moves step / (1 - momentum) times as far
+            as it would by itself (Chen and Huo, 2016, section 2.2: as many times as there are ranks). Unless
+            given that is `growth`, so 1 where momentum is not given and every rank takes `batch_size`.
         nesterov: whether ranks go on from where the momentum will take them.
     """
 
     method: Literal["block-momentum"]
     momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
-    step: pydantic.PositiveFloat = 1.0
+    step: pydantic.PositiveFloat | None = None
     nesterov: bool = True
 
-    def combination(self, model: Model, ranks: int) -> combinations.Combination:
+    def combination(self, model: Model, ranks: int, batches: int) -> combinations.Combination:
         momentum = 1 - 1 / ranks if self.momentum is None else self.momentum
-        return combinations.BlockMomentum(model, momentum, self.step, self.nesterov)
+        step = self.growth(ranks) * (1 - momentum) if self.step is None else self.step
+        return combinations.BlockMomentum(model, momentum, step, self.nesterov)
 
 
 class Elastic(Periodic):
@@ -232,7 +251,7 @@ class Elastic(Periodic):
     moving_rate: float = pydantic.Field(default=0.9, gt=0, le=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
-    def combination(self, model: Model, ranks: int) -> combinations.Combination:
+    def combination(self, model: Model, ranks: int, batches: int) -> combinations.Combination:
         return combinations.Elastic(model, self.moving_rate / ranks, ranks)
 
 
@@ -240,17 +259,26 @@ class DiLoCo(Periodic):
     """See `combinations.OuterOptimizer`; every `period` batches, counted over the ends of epochs.
 
     Attributes:
-        outer_learning_rate, outer_momentum: of the outer step; the paper's are 0.7 and 0.9.
+        outer_learning_rate: of the outer step; 0.7 in the paper. Unless given that, but no more than what
+            moves `growth` times as far as the ranks did, in the long run.
+        outer_momentum: of the outer step; 0.9 in the paper. Unless given that, but less in a run of few outer
+            steps: see `OUTER_MEMORY`.
     """
 
     method: Literal["diloco"]
     period: pydantic.PositiveInt = 100
-    outer_learning_rate: pydantic.PositiveFloat = 0.7
-    outer_momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    outer_learning_rate: pydantic.PositiveFloat | None = None
+    outer_momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
-    def combination(self, model: Model, ranks: int) -> combinations.Combination:
-        return combinations.OuterOptimizer(model, self.outer_learning_rate, self.outer_momentum)
+    def combination(self, model: Model, ranks: int, batches: int) -> combinations.Combination:
+        momentum = self.outer_momentum
+        if momentum is None:
+            momentum = min(0.9, max(0.0, 1 - OUTER_MEMORY * self.period / batches))
+        rate = self.outer_learning_rate
+        if rate is None:
+            rate = min(0.7, self.growth(ranks) * (1 - momentum))
+        return combinations.OuterOptimizer(model, rate, momentum)
 
 
 class TwoLevel(Method):
@@ -275,7 +303,7 @@ class TwoLevel(Method):
             raise ValueError(f"period {self.period} is no multiple of near_period {self.near_period}")
         return self
 
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         levels = levels_of(world, self.ranks_per_group)
         averages_optimizer = self.optimizer_state == "average"
         return TwoLevelAveraging(
@@ -299,7 +327,7 @@ class Spatial(Method):
 
         check(model, ranks)
 
-    def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
+    def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         return SpatialTraining(world, model, meeting)
 
 

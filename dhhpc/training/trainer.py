@@ -69,7 +69,8 @@ class Trainer:
             memory=experiment.memory,
         )
         self.meeting = Meeting(world)
-        self.method = experiment.parallel.create(world, self.model, self.meeting)
+        batches = experiment.epochs * self.loader.batches()
+        self.method = experiment.parallel.create(world, self.model, self.meeting, batches)
         self.base_rate = experiment.optimizer.learning_rate * experiment.parallel.learning_rate_factor(
             world.size
         )

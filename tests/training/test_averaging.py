@@ -36,8 +36,8 @@ METHODS = {
     },
     "elastic": {"method": "elastic", "period": 2},
     "fixed, long": {"method": "fixed", "period": 1000},
-    "DiLoCo": {"method": "diloco", "period": 4},
-    "DiLoCo, long": {"method": "diloco", "period": 100},
+    "DiLoCo": {"method": "diloco", "period": 4, "outer_learning_rate": 0.7, "outer_momentum": 0.9},
+    "DiLoCo, long": {"method": "diloco", "period": 100, "outer_learning_rate": 0.7, "outer_momentum": 0.0},
     "two levels": {"method": "two-level", "near_period": 1, "period": 2, "ranks_per_group": 2},
     "two levels, groups of one": {"method": "two-level", "near_period": 1, "period": 2, "ranks_per_group": 1},
 }
@@ -162,7 +162,7 @@ def by_hand(chosen: Experiment, count: int, name: str) -> dict[str, np.ndarray]:
         def meet():
             """With what the ranks were given: G = mean - given, D = momentum D + step G, W = W + D."""
             gradient = ranks.mean(vectors()) - known["given"]
-            known["step"] = momentum * known["step"] + options.step * gradient
+            known["step"] = momentum * known["step"] + (options.step or 1.0) * gradient
             known["w"] = known["w"] + known["step"]
             known["given"] = known["w"] + (momentum * known["step"] if options.nesterov else 0)
             give([known["given"]] * count)

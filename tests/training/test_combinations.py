@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 
 from dhhpc.training.combinations import BlockMomentum, Combination, Elastic, OuterOptimizer
+from dhhpc.training.parallel import Parallel
 
 
 def model(*parameters: float) -> SimpleNamespace:
@@ -83,3 +85,41 @@ def test_the_outer_step_is_pytorchs_sgd_with_nesterov_momentum():
         optimizer.step()
         rule.combine(to(mean))
         np.testing.assert_allclose(net.parameter_vector, expected.detach().numpy(), rtol=0, atol=2e-5)
+
+
+def chosen(ranks: int, batches: int, **options):
+    method = pydantic.TypeAdapter(Parallel).validate_python(options)
+    return method.combination(model(0), ranks, batches)
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({}, 4),  # a quarter of the steps each
+        ({"batch": "divide"}, 1),
+        ({"scale_learning_rate": "linear"}, 1),
+        ({"scale_learning_rate": "square_root"}, 2),
+        ({"momentum": 0.5}, 4),
+        ({"momentum": 0.5, "step": 1}, 2),
+    ],
+)
+def test_block_momentum_goes_as_far_as_one_rank_would_have_gone(options, times):
+    rule = chosen(4, 1000, method="block-momentum", **options)
+    for _ in range(200):
+        rule.combine(to(rule.model.parameter_vector + 1))
+    assert rule.velocity.item() == pytest.approx(times, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "rate", "momentum"),
+    [
+        (64_000, {}, 0.7, 0.9),  # the paper's run
+        (32_000, {}, 0.7, 0.8),  # half as many outer steps: half the memory
+        (5_000, {}, 0.7, 0.0),
+        (32_000, {"batch": "divide"}, 0.2, 0.8),  # 0.2 / (1 - 0.8) = 1
+        (32_000, {"outer_momentum": 0.5, "outer_learning_rate": 1.0}, 1.0, 0.5),
+    ],
+)
+def test_outer_momentum_remembers_as_much_of_a_run_as_in_the_paper(batches, options, rate, momentum):
+    rule = chosen(8, batches, method="diloco", period=500, **options)
+    assert (rule.learning_rate, rule.momentum) == pytest.approx((rate, momentum), abs=1e-6)

@@ -1,0 +1,136 @@
+"""Whether every way of averaging reaches what one rank reaches, and for how many bytes:
+
+    python -m dhhpc.benchmarks.methods EXPERIMENT FOLDER [--ranks 4] [--seeds 1] [--methods fixed diloco]
+
+Trains an experiment on one rank, then with each method on several ranks that share its batches
+(`batch: divide`), and evaluates all on the test split. Prints the metric, the distance to one rank, the
+seconds, and the bytes that a rank sent. Run folders and logs stay in FOLDER; called again, it trains only
+what is missing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dhhpc.errors import DhhpcError
+from dhhpc.files import read_json
+from dhhpc.scaling.process import run_dhhpc
+
+SINGLE = "one rank"
+METHODS: dict[str, dict[str, Any]] = {
+    "gradient": {},
+    "fixed": {"period": 4},
+    "increasing": {"longest": 16},
+    "sawtooth": {"longest": 8},
+    "negative-sawtooth": {"longest": 8},
+    "auto-time": {"longest": 16},
+    "limit-overhead": {"longest": 16},
+    "local-sgd": {"period": 4, "switch_epoch": 2, "warmup_epochs": 2},
+    "elastic": {"period": 4},
+    "block-momentum": {"period": 4},
+    "two-level": {"near_period": 2, "period": 8, "ranks_per_group": 2},
+    "diloco": {"period": 56},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained run: its test metric, seconds of training, and bytes and messages of a rank."""
+
+    score: float
+    seconds: float
+    sent: int
+    messages: int
+
+
+def outcome(experiment: Path, folder: Path, method: str, ranks: int, seed: int, metric: str) -> Outcome:
+    """Train and evaluate one run, or read what an earlier call has left."""
+    name = f"{method.replace(' ', '-')}-seed-{seed}"
+    run = folder / name
+    if not (run / "run.json").is_file() or read_json(run / "run.json")["status"] != "finished":
+        options = ["--set", f"seed={seed}", "--set", "threads=1"]
+        if method != SINGLE:
+            parallel = {"method": method, "batch": "divide"} | METHODS[method]
+            options += ["--set", f"parallel={json.dumps(parallel)}"]
+        count = 1 if method == SINGLE else ranks
+        arguments = [
+            "train",
+            str(experiment),
+            "--ranks",
+            str(count),
+            "--output",
+            str(run),
+            *options,
+            "--resume",
+        ]
+        run_dhhpc(arguments, folder / f"{name}.log")
+    if "test" not in read_json(run / "metrics.json"):
+        run_dhhpc(["evaluate", str(run), "--split", "test"], folder / f"{name}-test.log")
+    kpis = read_json(run / "run.json")["kpis"]
+    score = read_json(run / "metrics.json")["test"][metric]
+    return Outcome(score, kpis["totm"], kpis["bytes_sent"], kpis["messages"])
+
+
+def table_of(outcomes: dict[str, list[Outcome]], metric: str, ranks: int) -> Table:
+    """A row a method: means over the seeds."""
+    table = Table(title=f"Test {metric} on {ranks} ranks, mean over {len(outcomes[SINGLE])} seeds")
+    for column in ("method", metric, "to one rank", "of each seed", "seconds", "MB a rank", "of gradient's"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+
+    def mean(method: str, value: str) -> float:
+        return statistics.mean(getattr(each, value) for each in outcomes[method])
+
+    for method, runs in outcomes.items():
+        score, sent = mean(method, "score"), mean(method, "sent")
+        share = (
+            ""
+            if method == SINGLE or "gradient" not in outcomes
+            else f"1/{mean('gradient', 'sent') / sent:.1f}"
+        )
+        table.add_row(
+            method,
+            f"{score:.4f}",
+            f"{score - mean(SINGLE, 'score'):+.4f}",
+            " ".join(f"{run.score:.3f}" for run in runs),
+            f"{mean(method, 'seconds'):.0f}",
+            f"{sent / 1e6:.2f}",
+            share,
+        )
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--metric", default="dice", help="as `dhhpc evaluate` calls it")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    options = parser.parse_args()
+    outcomes: dict[str, list[Outcome]] = {}
+    try:
+        for method in (SINGLE, *options.methods):
+            outcomes[method] = [
+                outcome(options.experiment, options.folder, method, options.ranks, seed, options.metric)
+                for seed in range(1, options.seeds + 1)
+            ]
+            print(f"{method}: {' '.join(f'{each.score:.4f}' for each in outcomes[method])}", flush=True)
+    except DhhpcError as error:
+        print(f"dhhpc: {error}", file=sys.stderr)
+        return 1
+    Console(width=110).print(table_of(outcomes, options.metric, options.ranks))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
