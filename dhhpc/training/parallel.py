@@ -259,25 +259,23 @@ class DiLoCo(Periodic):
     """See `combinations.OuterOptimizer`; every `period` batches, counted over the ends of epochs.
 
     Attributes:
-        outer_learning_rate: of the outer step; 0.7 in the paper. Unless given that, but no more than what
-            moves `growth` times as far as the ranks did, in the long run.
-        outer_momentum: of the outer step; 0.9 in the paper. Unless given that, but less in a run of few outer
+        outer_learning_rate: of the outer step; 0.7 is the paper's.
+        outer_momentum: of the outer step; 0.9 in the paper, with 8 ranks. Unless given, what moves `growth`
+            times as far as the ranks did, in the long run, but at most 0.9, and less in a run of few outer
             steps: see `OUTER_MEMORY`.
     """
 
     method: Literal["diloco"]
     period: pydantic.PositiveInt = 100
-    outer_learning_rate: pydantic.PositiveFloat | None = None
+    outer_learning_rate: pydantic.PositiveFloat = 0.7
     outer_momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
     def combination(self, model: Model, ranks: int, batches: int) -> combinations.Combination:
-        momentum = self.outer_momentum
+        rate, momentum = self.outer_learning_rate, self.outer_momentum
         if momentum is None:
-            momentum = min(0.9, max(0.0, 1 - OUTER_MEMORY * self.period / batches))
-        rate = self.outer_learning_rate
-        if rate is None:
-            rate = min(0.7, self.growth(ranks) * (1 - momentum))
+            remembered = 1 - OUTER_MEMORY * self.period / batches
+            momentum = max(0.0, min(0.9, 1 - rate / self.growth(ranks), remembered))
         return combinations.OuterOptimizer(model, rate, momentum)
 
 

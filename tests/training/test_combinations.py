@@ -113,13 +113,15 @@ def test_block_momentum_goes_as_far_as_one_rank_would_have_gone(options, times):
 @pytest.mark.parametrize(
     ("batches", "options", "rate", "momentum"),
     [
-        (64_000, {}, 0.7, 0.9),  # the paper's run
+        (64_000, {}, 0.7, 0.9),  # the paper's run; 0.7 / (1 - 0.9) is less than 8
         (32_000, {}, 0.7, 0.8),  # half as many outer steps: half the memory
         (5_000, {}, 0.7, 0.0),
-        (32_000, {"batch": "divide"}, 0.2, 0.8),  # 0.2 / (1 - 0.8) = 1
+        (64_000, {"batch": "divide"}, 0.7, 0.3),  # 0.7 / (1 - 0.3) = 1
+        (64_000, {"scale_learning_rate": "square_root"}, 0.7, 1 - 0.7 / 8**0.5),
+        (64_000, {"batch": "divide", "outer_learning_rate": 1.5}, 1.5, 0.0),
         (32_000, {"outer_momentum": 0.5, "outer_learning_rate": 1.0}, 1.0, 0.5),
     ],
 )
-def test_outer_momentum_remembers_as_much_of_a_run_as_in_the_paper(batches, options, rate, momentum):
+def test_outer_momentum_fits_the_ranks_and_the_length_of_the_run(batches, options, rate, momentum):
     rule = chosen(8, batches, method="diloco", period=500, **options)
     assert (rule.learning_rate, rule.momentum) == pytest.approx((rate, momentum), abs=1e-6)
