@@ -279,7 +279,7 @@ def check_world(size: int, launcher: Launcher) -> None:
         )
     elif launcher.source == EXPECTED_RANKS:
         said = f"{launcher.ranks} were asked for ({launcher.source}={launcher.ranks})"
-        mend = f"start {launcher.ranks} ranks with the {launcher.name} of the MPI that mpi4py uses"
+        mend = f"start {launcher.ranks} ranks with the mpiexec or srun of the MPI that mpi4py uses"
     else:
         said = f"{launcher.name} started {launcher.ranks} processes ({launcher.source}={launcher.ranks})"
         mend = "use the mpiexec of the MPI that mpi4py was built for"
