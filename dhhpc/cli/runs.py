@@ -1,4 +1,4 @@
-"""`dhhpc runs`: look at run folders."""
+"""`dhhpc runs`: look at run folders, and report on them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    runs = typer.Typer(no_args_is_help=True, help="List and show runs.")
+    runs = typer.Typer(no_args_is_help=True, help="List, show and report runs.")
     runs.command("list")(list_runs)
     runs.command("show")(show)
+    runs.command("report")(write_report)
     app.add_typer(runs, name="runs")
 
 
@@ -96,6 +97,25 @@ def show(
         print(epoch_line(epoch | {"epochs": epochs}))
     for split, values in metrics.items():
         print(as_text(values, f"{split} split"))
+
+
+def write_report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write report.html into a run folder: what was trained, how it learned and how good it is.
+
+    Evaluate the run on its test split before, so that the report tells of that.
+
+    Example: dhhpc runs report runs/lungs
+    """
+    from dhhpc import zoo
+    from dhhpc.errors import DhhpcError
+    from dhhpc.scaling.run_report import run_report
+    from dhhpc.training import holds_series
+
+    if holds_series(run):
+        raise DhhpcError(f"{run}: is a series; report its members one by one (`dhhpc runs show {run}`)")
+    print(run_report(run, zoo.create))
 
 
 def averaging(content: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dhhpc.findings import Finding
+from dhhpc.mpi import processor_name
 
 CGROUP = Path("/sys/fs/cgroup")
 # Under this a small U-Net does not fit beside Python and its libraries, in bytes.
@@ -21,7 +22,7 @@ def processor() -> Finding:
     triple, cpu, features = target()
     lanes, _ = vector_registers()
     known = [name for name in ("avx512f", "avx2", "fma", "neon", "sve") if f"+{name}" in features.split(",")]
-    text = f"{model_name()}; kernels for {cpu}, {lanes} floats a vector ({', '.join(known) or triple})"
+    text = f"{processor_name()}; kernels for {cpu}, {lanes} floats a vector ({', '.join(known) or triple})"
     given = os.environ.get("NUMBA_CPU_NAME")
     if given:
         return Finding(
@@ -30,17 +31,6 @@ def processor() -> Finding:
     if lanes == 4 and platform.machine() in ("x86_64", "AMD64"):
         return Finding("processor", "warn", text, "no AVX: kernels take twice as long; use newer nodes")
     return Finding("processor", "ok", text)
-
-
-def model_name(source: Path = Path("/proc/cpuinfo")) -> str:
-    """What the maker calls the CPU."""
-    try:
-        for line in source.read_text().splitlines():
-            if line.startswith(("model name", "cpu\t")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def threads() -> Finding:

@@ -1,7 +1,7 @@
 """The world of ranks, averaging and watching over it, how work is dealt to it. Knows arrays, not networks."""
 
 from dhhpc.mpi.averaging import average
-from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
+from dhhpc.mpi.cores import cores_per_rank, pin_to_cores, processor_name
 from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.launch import launch
@@ -29,6 +29,7 @@ __all__ = [
     "levels_of",
     "parts",
     "pin_to_cores",
+    "processor_name",
     "share",
     "watching",
 ]

@@ -1,9 +1,10 @@
-"""Which cores each rank runs on, and how many that are."""
+"""The processor, which of its cores each rank runs on, and how many that are."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from dhhpc.mpi.workload import share
 from dhhpc.mpi.world import World
 
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology"
+
+
+def processor_name() -> str:
+    """What the maker calls the processor, as Linux tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores_per_rank(world: World) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_error, write_json
-from dhhpc.mpi import World
+from dhhpc.mpi import World, processor_name
 
 RECORD, EVENTS, METRICS = "run.json", "events.jsonl", "metrics.json"
 # In the folder above the run folders of a series; see `dhhpc.training.series`.
@@ -170,7 +170,7 @@ def provenance(world: World, threads: int) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "command": ["dhhpc", *sys.argv[1:]],
-        "processor": processor(),
+        "processor": processor_name(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
 
@@ -205,15 +205,6 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None
-
-
-def processor() -> str:
-    """The name of the processor, as Linux tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def now() -> str:
