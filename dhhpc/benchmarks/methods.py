@@ -1,6 +1,7 @@
 """Whether every way of averaging reaches what one rank reaches, and for how many bytes:
 
     python -m dhhpc.benchmarks.methods EXPERIMENT FOLDER [--ranks 4] [--seeds 1] [--methods fixed diloco]
+        [--set optimizer.learning_rate=0.002] [--set parallel.period=64]
 
 Trains an experiment on one rank, then with each method on several ranks that share its batches
 (`batch: divide`), and evaluates all on the test split. Prints the metric, the distance to one rank, the
@@ -14,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,40 +46,35 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trained run: its test metric, seconds of training, and bytes and messages of a rank."""
+    """One trained run: its test metric, seconds of training, and the bytes that a rank sent to learn."""
 
     score: float
     seconds: float
     sent: int
-    messages: int
 
 
-def outcome(experiment: Path, folder: Path, method: str, ranks: int, seed: int, metric: str) -> Outcome:
+def outcome(
+    experiment: Path, folder: Path, method: str, ranks: int, seed: int, metric: str, changes: Sequence[str]
+) -> Outcome:
     """Train and evaluate one run, or read what an earlier call has left."""
     name = f"{method.replace(' ', '-')}-seed-{seed}"
     run = folder / name
     if not (run / "run.json").is_file() or read_json(run / "run.json")["status"] != "finished":
-        options = ["--set", f"seed={seed}", "--set", "threads=1"]
-        if method != SINGLE:
+        settings = [f"seed={seed}", "threads=1"]
+        if method == SINGLE:
+            settings += [change for change in changes if not change.startswith("parallel")]
+        else:
             parallel = {"method": method, "batch": "divide"} | METHODS[method]
-            options += ["--set", f"parallel={json.dumps(parallel)}"]
-        count = 1 if method == SINGLE else ranks
-        arguments = [
-            "train",
-            str(experiment),
-            "--ranks",
-            str(count),
-            "--output",
-            str(run),
-            *options,
-            "--resume",
-        ]
+            settings += [f"parallel={json.dumps(parallel)}", *changes]
+        arguments = ["train", str(experiment), "--output", str(run), "--resume"]
+        arguments += ["--ranks", "1" if method == SINGLE else str(ranks)]
+        arguments += [word for setting in settings for word in ("--set", setting)]
         run_dhhpc(arguments, folder / f"{name}.log")
     if "test" not in read_json(run / "metrics.json"):
         run_dhhpc(["evaluate", str(run), "--split", "test"], folder / f"{name}-test.log")
-    kpis = read_json(run / "run.json")["kpis"]
-    score = read_json(run / "metrics.json")["test"][metric]
-    return Outcome(score, kpis["totm"], kpis["bytes_sent"], kpis["messages"])
+    content = read_json(run / "run.json")
+    sent = sum(epoch["bytes_sent"] for epoch in content["history"])  # those of validation are not in it
+    return Outcome(read_json(run / "metrics.json")["test"][metric], content["kpis"]["totm"], sent)
 
 
 def table_of(outcomes: dict[str, list[Outcome]], metric: str, ranks: int) -> Table:
@@ -115,13 +112,22 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--metric", default="dice", help="as `dhhpc evaluate` calls it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `dhhpc train`")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     options = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
     try:
         for method in (SINGLE, *options.methods):
             outcomes[method] = [
-                outcome(options.experiment, options.folder, method, options.ranks, seed, options.metric)
+                outcome(
+                    options.experiment,
+                    options.folder,
+                    method,
+                    options.ranks,
+                    seed,
+                    options.metric,
+                    options.set,
+                )
                 for seed in range(1, options.seeds + 1)
             ]
             print(f"{method}: {' '.join(f'{each.score:.4f}' for each in outcomes[method])}", flush=True)
