@@ -29,12 +29,27 @@ def check_plain(name: str) -> str:
     return name
 
 
+class Watts(Document):
+    """What a whole node draws: `busy` while it computes, `idle` while it waits."""
+
+    busy: float = pydantic.Field(gt=0, allow_inf_nan=False)
+    idle: float = pydantic.Field(ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _check_order(self) -> Watts:
+        if self.idle > self.busy:
+            raise ValueError(f"idle {self.idle:g} is more than busy {self.busy:g}; is one the other?")
+        return self
+
+
 class Node(Document):
-    """What one node has; `gpus` and `memory_gb` are for the reader, `cores` bounds what a job may ask for."""
+    """What one node has; `gpus` and `memory_gb` are for the reader, `cores` bounds what a job may ask for.
+    By `watts`, `dhhpc scale allocate` knows what a job takes."""
 
     cores: int = pydantic.Field(ge=1)
     memory_gb: float | None = pydantic.Field(default=None, gt=0)
     gpus: int = pydantic.Field(default=0, ge=0)
+    watts: Watts | None = None
 
 
 class Partition(Document):

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dhhpc.cli.allocation import allocate
+
 if TYPE_CHECKING:
     from dhhpc.scaling.results import Results
 
 
 def register(app: typer.Typer) -> None:
-    scale = typer.Typer(no_args_is_help=True, help="Measure how training scales over ranks, and report it.")
+    scale = typer.Typer(
+        no_args_is_help=True, help="Measure how training scales over ranks, report it, and choose ranks."
+    )
     scale.command("run")(run)
     scale.command("report")(write_report)
+    scale.command("allocate")(allocate)
     app.add_typer(scale, name="scale")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import pydantic
 
 from dhhpc.documents import Document
+from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, levels_of
 from dhhpc.training import combinations, periods
 from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 OUTER_MEMORY = 12.8
 
 
+def check_split(value: object) -> object:
+    weights = value if isinstance(value, list) else []
+    numbers = [weight for weight in weights if isinstance(weight, int | float) and 0 < weight < math.inf]
+    if value not in ("equal", "measured") and (not weights or len(numbers) < len(weights)):
+        raise ValueError("choose `equal`, `measured`, or a list of a weight above 0 for each rank")
+    return value
+
+
+Split = Annotated[Literal["equal", "measured"] | list[float], pydantic.BeforeValidator(check_split)]
+
+
 class Method(Document, ABC):
     """What all methods share.
 
@@ -33,12 +45,13 @@ class Method(Document, ABC):
         scale_learning_rate: with the ranks: `linear` (Goyal et al., 2017) or `square_root` (Krizhevsky,
             2014) for a global batch that grows; `schedule.warmup_epochs` eases it in.
         split: `equal`: every rank takes as much of a batch; `measured`: in proportion to its speed, measured
-            before the first epoch, and again in each epoch, for ranks on unlike or busy nodes.
+            before the first epoch, and again in each epoch, for ranks on unlike or busy nodes; or a list of a
+            weight for each rank, such as the samples of a batch that `dhhpc scale allocate` gives it.
     """
 
     batch: Literal["multiply", "divide"] = "multiply"
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
-    split: Literal["equal", "measured"] = "equal"
+    split: Split = "equal"
 
     def dealt(self, ranks: int) -> int:
         """Among how many the samples of a batch are dealt out: the ranks, or 1 if each gets all."""
@@ -55,8 +68,13 @@ class Method(Document, ABC):
         """Refuse a built network with which the method does not work on so many ranks.
 
         Raises:
-            DhhpcError: it does not.
+            DhhpcError: it does not, or `split` is for another number of ranks.
         """
+        if isinstance(self.split, list) and len(self.split) != ranks:
+            raise DhhpcError(
+                f"parallel.split: has weights for {len(self.split)} ranks, but there are {ranks}; start "
+                f"{len(self.split)} ranks, give a weight for each, or choose `measured`"
+            )
 
     def growth(self, ranks: int) -> float:
         """How many times as far as one rank's the steps of all ranks together should go, with methods that

@@ -33,8 +33,8 @@ class RunRecord:
 
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
-            "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads, slurm_job_id,
-            started, finished, kpis, history (a record of every epoch).
+            "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads (of rank 0),
+            threads_of_ranks, slurm_job_id, started, finished, kpis, history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
@@ -160,12 +160,13 @@ def record_lost(folder: Path, finding: dict[str, Any]) -> None:
 
 def provenance(world: World, threads: int) -> dict[str, Any]:
     """Where and with what this run runs; each rank's process as host:pid. All ranks must call this."""
-    processes = world.allgather_object((world.host, os.getpid()))
+    processes = world.allgather_object((world.host, os.getpid(), threads))
     return {
         "ranks": world.size,
         "threads": threads,
-        "hosts": sorted({host for host, _ in processes}),
-        "processes": [f"{host}:{pid}" for host, pid in processes],
+        "threads_of_ranks": [count for _, _, count in processes],
+        "hosts": sorted({host for host, _, _ in processes}),
+        "processes": [f"{host}:{pid}" for host, pid, _ in processes],
         "launcher": world.launcher.name,
         "versions": versions(),
         "commit": commit(),

@@ -81,7 +81,10 @@ class Trainer:
         self.sums = np.zeros(2 + len(experiment.metrics))
         self.timing = Timing(world, self.meeting, experiment.trace)
         self.warmup_seconds = warm_up(self.method, self.loader, world)
-        measured = experiment.parallel.split == "measured" and world.size > 1
+        split = experiment.parallel.split
+        if isinstance(split, list):
+            self.loader.weights = split
+        measured = split == "measured" and world.size > 1
         self.calibrated = calibrate(self.model, self.loader, world) if measured else None
         self.started = time.perf_counter()
 

@@ -57,6 +57,7 @@ def test_partitions_may_have_nodes_of_their_own(tmp_path: Path) -> None:
     [
         ("launcher", "luncher", 3, "did you mean `launcher`?"),
         ("slurm", "slrum", 2, "'slurm' or 'local'"),
+        ("cores: 48", "watts: {busy: 9, idle: 20}, cores: 48", 4, "idle 20 is more than busy 9"),
         ("cores: 48", "cores: 0", 4, "cores"),
         ('"1-00:00:00"', "1:00:00", 6, 'write the time between quotes, e.g. "01:00:00"'),
         ('"1-00:00:00"', '"1 day"', 6, "'1 day' is no time"),

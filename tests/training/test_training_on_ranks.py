@@ -43,6 +43,23 @@ def test_gradient_averaging_equals_one_rank_with_the_global_batch(world, shared,
 
 
 @pytest.mark.mpi
+def test_ranks_take_the_parts_of_a_batch_that_the_experiment_says(world, shared, shards):
+    """On two ranks 7 and 1 of 8 samples, and of the last 3 all on the first; steps are those of one rank."""
+    method = {"method": "gradient", "split": [7.0] + [1.0] * (world.size - 1)}
+    together = run(shards, shared / "together", world, parallel=method, epochs=2)
+    expected = alone(world, shards, shared / "alone", batch_size=4 * world.size, epochs=2)
+    assert_close(parameters(together), expected)
+    for epoch in together.content["history"]:
+        taken = [pace["samples"] for pace in epoch["paces"]]
+        assert sum(taken) == 19
+        assert world.size != 2 or taken == [17, 2]
+    with pytest.raises(
+        DhhpcError, match=rf"weights for {world.size} ranks, but there are 1; start {world.size}"
+    ):
+        alone(World(), shards, shared / "other", parallel=method)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("megabytes", [0, 0.002])
 @pytest.mark.parametrize("memory", ["full", "low"])
 def test_synchronised_batch_normalisation_equals_one_rank(world, shared, megabytes, memory):
