@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, new_job_folder, records_folder
@@ -11,6 +12,7 @@ from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers import scheduler_for
 from dhhpc.batch.script import render_script
 from dhhpc.batch.site import Site
+from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 
 SCRIPT, LOG = "job.sh", "job.log"
@@ -23,8 +25,15 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         DhhpcError: the site cannot hold the request, its scheduler is out of reach, or refuses.
     """
     request = fit_request(request, site)
+    if site.scheduler == "pbs":
+        raise DhhpcError(
+            f"--site {site.name}: dhhpc does not submit to PBS yet; print the script with --dry-run and "
+            f"give it to qsub"
+        )
     scheduler = scheduler_for(site.scheduler)
     scheduler.check_usable(site.name)
+    if site.scheduler == "slurm":
+        check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
     render_script(request, site, records_folder() / LOG)
     folder = new_job_folder()
@@ -64,4 +73,30 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
+    if site.scheduler == "pbs":
+        return script, ["qsub", str(folder / SCRIPT)]
     return script, scheduler_for(site.scheduler).command(folder / SCRIPT)
+
+
+def check_environment(request: JobRequest) -> None:
+    """Refuse variables that sbatch would put before what the script says (sbatch(1)).
+
+    Raises:
+        DhhpcError: one is set to another value; names it.
+    """
+    said = {
+        "SBATCH_ACCOUNT": request.account,
+        "SBATCH_PARTITION": request.partition,
+        "SBATCH_QOS": request.qos,
+        "SBATCH_JOB_NAME": request.name,
+        "SBATCH_TIMELIMIT": None,
+        "SBATCH_ARRAY_INX": None,
+        "SBATCH_OUTPUT": None,
+        "SBATCH_SIGNAL": None,
+    }
+    for variable, value in said.items():
+        if os.environ.get(variable, value) != value:
+            raise DhhpcError(
+                f"{variable}={os.environ[variable]}: sbatch puts it before the script's own"
+                f"{f' {value}' if value else ' value'}; unset it"
+            )

@@ -39,6 +39,16 @@ def train(
     ] = None,
     partition: Annotated[str | None, typer.Option(help="The partition; the site's first by default.")] = None,
     account: Annotated[str | None, typer.Option(help="The account to charge; the site's by default.")] = None,
+    qos: Annotated[str | None, typer.Option(help="The quality of service; the site's by default.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Graphics processors of each node; all that it has by default.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Another value of the site config, see `dhhpc site show`."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Cores of each rank; a node's cores shared by its ranks by default.")
     ] = None,
@@ -90,10 +100,12 @@ def train(
         seconds=seconds,
         partition=partition,
         account=account,
+        qos=qos,
+        gpus=gpus,
         tasks=len(series.members) if series else None,
         at_once=at_once,
     )
-    where = read_site(site)
+    where = read_site(site, settings or [])
     if dry_run:
         script, command = preview(request, where)
         if as_json:
