@@ -32,6 +32,10 @@ class JobRequest:
             with nodes, ranks and time of its own. None, and on local sites: the command as a whole.
         at_once: how many tasks may run at the same time; None for as many as the scheduler likes.
         task_option: the option that tells the command its part, numbered from 0.
+        kind: which template of `jobs` makes its script: "train", "preprocess", "evaluate", "scale" or
+            "command", which is one process.
+        requeues: how often a job that was stopped with work left is queued again (SLURM).
+        after: ids of jobs that must have completed before.
     """
 
     arguments: tuple[str, ...]
@@ -48,6 +52,9 @@ class JobRequest:
     tasks: int | None = None
     at_once: int | None = None
     task_option: str = "--member"
+    kind: str = "train"
+    requeues: int = 0
+    after: tuple[str, ...] = ()
 
     @property
     def ranks(self) -> int:
@@ -74,6 +81,8 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
     for option, value in (("--nodes", request.nodes), ("--ranks-per-node", request.ranks_per_node)):
         if value < 1:
             raise DhhpcError(f"{option} {value}: must be at least 1")
+    if request.requeues < 0:
+        raise DhhpcError(f"--requeue {request.requeues}: must be at least 0")
     if request.at_once is not None and request.tasks is None:
         raise DhhpcError(f"--at-once {request.at_once}: this is one job, no array; drop --at-once")
     if request.at_once is not None and request.at_once < 1:

@@ -1,10 +1,11 @@
-"""Job scripts from the template `jobs/train.sh.j2`."""
+"""Job scripts from the templates in `jobs`, one a kind of job."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dhhpc.batch.duration import format_duration
@@ -14,7 +15,12 @@ from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
 
-TEMPLATE = "train.sh.j2"
+# The kinds of jobs whose command the launcher starts on every rank.
+RANKED = ("train", "preprocess", "evaluate")
+# How long before its time limit a job is told of it, in seconds, at most: time for a checkpoint.
+LEAD = 120
+# Beside the log.
+ENVIRONMENT = "environment.txt"
 HARMLESS_IN_DIRECTIVE = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 HARMLESS_IN_PBS_PATH = re.compile(r"/(?:[A-Za-z0-9_./@%+-]|\^array_index\^)+")
 
@@ -44,18 +50,27 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     environment.filters["pattern"] = quote_file_pattern
     environment.filters["pbs_path"] = check_pbs_path
     partition = site.partition(request.partition)
-    return environment.get_template(TEMPLATE).render(
+    launcher = launcher_words(request, site) if request.kind in RANKED else []
+    return environment.get_template(f"{request.kind}.sh.j2").render(
         site=site,
         request=request,
         options=[*site.options, *(partition.options if partition else [])],
         gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
         memory=pbs_memory(request, site),
         time=None if request.seconds is None else time_limit(request.seconds, site),
-        launcher=launcher_words(request, site),
-        command=command_line(request, site),
+        # A quarter of a short job is as much as it can spare.
+        lead=min(LEAD, (request.seconds or 0) // 4),
+        launcher=launcher,
+        # SLURM signals what srun has started; any other launcher is signalled by the script.
+        direct=bool(launcher) and Path(launcher[0]).name == "srun",
+        command=command_line(request, site, request.arguments),
+        build=command_line(request, site, ("kernels", "build")),
         array=is_array(request, site),
+        index=array_index(site),
         part=last_words(request, site),
+        again=" ${SLURM_RESTART_COUNT:+--resume}" if resumes(request) else "",
         log=log_file(request, site, log),
+        captured=str(log.with_name(ENVIRONMENT)),
     )
 
 
@@ -83,20 +98,30 @@ def is_array(request: JobRequest, site: Site) -> bool:
     return request.tasks is not None and (site.scheduler != "pbs" or request.tasks > 1)
 
 
+def resumes(request: JobRequest) -> bool:
+    """Whether a job that is queued again must be told to go on: what is no training does so by itself."""
+    return request.kind == "train" and "--resume" not in request.arguments
+
+
+def array_index(site: Site) -> str:
+    """The variable that tells a task of an array its number."""
+    return "PBS_ARRAY_INDEX" if site.scheduler == "pbs" else "SLURM_ARRAY_TASK_ID"
+
+
 def last_words(request: JobRequest, site: Site) -> str:
     """What ends the command: the part of an array that this is, or the ranks that dhhpc starts itself."""
     if request.tasks is not None:
-        index = "PBS_ARRAY_INDEX" if site.scheduler == "pbs" else "SLURM_ARRAY_TASK_ID"
-        number = f'"${index}"' if is_array(request, site) else "0"
+        number = f'"${array_index(site)}"' if is_array(request, site) else "0"
         return f" {quote_shell(request.task_option)} {number}"
-    return f" --ranks {request.ranks}" if site.launcher is None and request.ranks > 1 else ""
+    starts_ranks = site.launcher is None and request.kind in RANKED
+    return f" --ranks {request.ranks}" if starts_ranks and request.ranks > 1 else ""
 
 
-def command_line(request: JobRequest, site: Site) -> str:
-    """The quoted words that run dhhpc on a rank, inside the site's container if it has one."""
+def command_line(request: JobRequest, site: Site, arguments: Sequence[str]) -> str:
+    """The quoted words that run dhhpc, inside the site's container if it has one."""
     container = site.container
     python = site.python or ("python3" if container else sys.executable)
-    dhhpc = f"{quote_node_path(python)} {quote_shell(['-m', 'dhhpc', *request.arguments])}"
+    dhhpc = f"{quote_node_path(python)} {quote_shell(['-m', 'dhhpc', *arguments])}"
     if container is None:
         return dhhpc
     words = [container.program, "exec", *([f"--{container.gpus}"] if container.gpus else [])]

@@ -7,7 +7,7 @@ import datetime
 import os
 from pathlib import Path
 
-from dhhpc.batch.jobs import JobRecord, new_job_folder, records_folder
+from dhhpc.batch.jobs import JobRecord, find_job, new_job_folder, records_folder
 from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers import scheduler_for
 from dhhpc.batch.script import render_script
@@ -32,6 +32,8 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         )
     scheduler = scheduler_for(site.scheduler)
     scheduler.check_usable(site.name)
+    for parent in request.after:
+        check_parent(parent, site)
     if site.scheduler == "slurm":
         check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
@@ -40,7 +42,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
     script, log = folder / SCRIPT, folder / LOG
     try:
         write_text(script, render_script(request, site, log))
-        identifier = scheduler.submit(script, log, request.seconds)
+        identifier = scheduler.submit(script, log, request.seconds, request.after)
     except BaseException:
         for path in (script, log):
             path.unlink(missing_ok=True)
@@ -59,6 +61,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         ranks=request.ranks,
         submitted=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         tasks=request.tasks,
+        after=list(request.after),
     )
     record.write()
     return record
@@ -75,7 +78,35 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     script = render_script(request, site, folder / LOG)
     if site.scheduler == "pbs":
         return script, ["qsub", str(folder / SCRIPT)]
-    return script, scheduler_for(site.scheduler).command(folder / SCRIPT)
+    return script, scheduler_for(site.scheduler).command(folder / SCRIPT, request.after)
+
+
+def check_parent(identifier: str, site: Site) -> None:
+    """Refuse a job to wait for that is of another scheduler, or that will never complete.
+
+    A job that dhhpc did not submit is the scheduler's to know.
+
+    Raises:
+        DhhpcError: names it and why.
+    """
+    try:
+        parent = find_job(identifier)
+    except DhhpcError:
+        if site.scheduler == "slurm" and identifier.isdigit():
+            return
+        raise DhhpcError(
+            f"--after {identifier}: no such job; `dhhpc jobs list` shows the known ones"
+        ) from None
+    if parent.scheduler != site.scheduler:
+        raise DhhpcError(
+            f"--after {identifier}: is a job of site {parent.site}, which site {site.name} cannot wait for; "
+            f"submit both to one site"
+        )
+    status = scheduler_for(parent.scheduler).status(parent)
+    if status.finished and status.state not in ("COMPLETED", "UNKNOWN"):
+        raise DhhpcError(
+            f"--after {identifier}: has ended ({status.state}); `dhhpc jobs why {identifier}` tells why"
+        )
 
 
 def check_environment(request: JobRequest) -> None:
