@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dhhpc.batch.duration import format_duration
 from dhhpc.batch.jobs import task_log
@@ -13,6 +15,9 @@ from dhhpc.batch.request import CONTROL_CHARACTER, JobRequest
 from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATE = "train.sh.j2"
 HARMLESS_IN_DIRECTIVE = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
@@ -28,6 +33,24 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     Raises:
         DhhpcError: a value cannot be written into a script.
     """
+    partition = site.partition(request.partition)
+    return template().render(
+        site=site,
+        request=request,
+        options=[*site.options, *(partition.options if partition else [])],
+        gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
+        memory=pbs_memory(request, site),
+        time=None if request.seconds is None else time_limit(request.seconds, site),
+        launcher=launcher_words(request, site),
+        command=command_line(request, site),
+        array=is_array(request, site),
+        part=last_words(request, site),
+        log=log_file(request, site, log),
+    )
+
+
+@functools.cache
+def template() -> jinja2.Template:
     import jinja2
 
     # The template is shell, not HTML: the quote filters below are its escaping.
@@ -43,20 +66,7 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     environment.filters["directive"] = quote_directive
     environment.filters["pattern"] = quote_file_pattern
     environment.filters["pbs_path"] = check_pbs_path
-    partition = site.partition(request.partition)
-    return environment.get_template(TEMPLATE).render(
-        site=site,
-        request=request,
-        options=[*site.options, *(partition.options if partition else [])],
-        gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
-        memory=pbs_memory(request, site),
-        time=None if request.seconds is None else time_limit(request.seconds, site),
-        launcher=launcher_words(request, site),
-        command=command_line(request, site),
-        array=is_array(request, site),
-        part=last_words(request, site),
-        log=log_file(request, site, log),
-    )
+    return environment.get_template(TEMPLATE)
 
 
 def pbs_memory(request: JobRequest, site: Site) -> int | None:
