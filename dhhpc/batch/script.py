@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dhhpc.batch.duration import format_duration
 from dhhpc.batch.jobs import task_log
@@ -14,6 +16,9 @@ from dhhpc.batch.request import CONTROL_CHARACTER, JobRequest
 from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
+
+if TYPE_CHECKING:
+    import jinja2
 
 # The kinds of jobs whose command the launcher starts on every rank.
 RANKED = ("train", "preprocess", "evaluate")
@@ -34,24 +39,9 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     Raises:
         DhhpcError: a value cannot be written into a script.
     """
-    import jinja2
-
-    # The template is shell, not HTML: the quote filters below are its escaping.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource_folder("jobs")),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["shell"] = quote_shell
-    environment.filters["path"] = quote_node_path
-    environment.filters["directive"] = quote_directive
-    environment.filters["pattern"] = quote_file_pattern
-    environment.filters["pbs_path"] = check_pbs_path
     partition = site.partition(request.partition)
     launcher = launcher_words(request, site) if request.kind in RANKED else []
-    return environment.get_template(f"{request.kind}.sh.j2").render(
+    return template(request.kind).render(
         site=site,
         request=request,
         options=[*site.options, *(partition.options if partition else [])],
@@ -72,6 +62,27 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
         log=log_file(request, site, log),
         captured=str(log.with_name(ENVIRONMENT)),
     )
+
+
+@functools.cache
+def template(kind: str) -> jinja2.Template:
+    """The template of jobs of that kind."""
+    import jinja2
+
+    # The template is shell, not HTML: the quote filters below are its escaping.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource_folder("jobs")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["shell"] = quote_shell
+    environment.filters["path"] = quote_node_path
+    environment.filters["directive"] = quote_directive
+    environment.filters["pattern"] = quote_file_pattern
+    environment.filters["pbs_path"] = check_pbs_path
+    return environment.get_template(f"{kind}.sh.j2")
 
 
 def pbs_memory(request: JobRequest, site: Site) -> int | None:

@@ -195,8 +195,8 @@ class Site(Document):
         container: the image that jobs run in.
         python: the Python that runs dhhpc on the nodes; the submitting one unless given, `python3` in a
             container.
-        scratch: a folder on the file system that all nodes share, made if missing. Temporary files go there
-            (TMPDIR) unless there is node_local.
+        scratch: a folder on the file system that all nodes share. Unless there is node_local, temporary files
+            go there (TMPDIR), and a job makes it if it is missing.
         node_local: a folder on a disk of each node's own, which must exist. Temporary files go there.
     """
 

@@ -118,9 +118,7 @@ def check_python(site: Site) -> Iterator[Finding]:
     if code == 0:
         yield ok("python", f"{python} has dhhpc")
     elif code == 1:
-        yield fail(
-            "python", f"{python} has no dhhpc", "install it there, or set python to the one that has it"
-        )
+        yield fail("python", f"{python} has no dhhpc", "install it there, or set python to one that has it")
     else:
         yield fail("python", f"{python}: {last_line(said)}", "set python to one that has dhhpc")
 

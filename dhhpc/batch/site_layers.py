@@ -165,7 +165,10 @@ def parse_setting(setting: str) -> yaml.MappingNode:
     parts = key.split(".")
     if not equals or not all(parts):
         raise DhhpcError(f"--set {setting}: write KEY=VALUE, such as --set launcher='srun --mpi=pmix'")
-    node = compose_text(text, option) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+    if parts[0] in ("environment", "network") and len(parts) == 2:
+        node: yaml.Node = scalar(text)  # a variable's value is text, also where YAML would see a number
+    else:
+        node = compose_text(text, option) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
     place(node, option)
     for position, part in reversed(list(enumerate(parts))):
         if position and parts[position - 1] in ("partitions", "qos_limits"):

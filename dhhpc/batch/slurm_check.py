@@ -70,7 +70,9 @@ def check_slurm(site: Site, account: str | None, qos: str | None) -> Iterator[Fi
     if code != 0:
         yield fail(SCHEDULER, f"SLURM does not answer: {last_line(said)}", "try later, or ask the support")
         return
-    partitions = {each.name: each for each in map(read_partition, said.splitlines()) if each is not None}
+    shapes = read_shapes()
+    found = [read_partition(line, shapes) for line in said.splitlines() if "PartitionName=" in line]
+    partitions = {each.name: each for each in found}
     yield ok(SCHEDULER, f"SLURM answers, with {len(partitions)} partitions")
     if not site.partitions:
         known = "; ".join(describe(each) for each in partitions.values())
@@ -92,11 +94,9 @@ def check_slurm(site: Site, account: str | None, qos: str | None) -> Iterator[Fi
     yield from check_submission(site, list(partitions), account, qos)
 
 
-def read_partition(line: str) -> RealPartition | None:
-    """A line of `scontrol show partition --oneliner`."""
+def read_partition(line: str, shapes: dict[str, list[Shape]]) -> RealPartition:
+    """A line of `scontrol show partition --oneliner`, with the nodes of each partition."""
     fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
-    if "PartitionName" not in fields:
-        return None
     name = fields["PartitionName"]
     limits = (fields.get("MaxNodes", ""), fields.get("MaxTime", ""))
     allowed = fields.get("AllowQos", "ALL")
@@ -107,26 +107,27 @@ def read_partition(line: str) -> RealPartition | None:
         max_nodes=None if limits[0] in UNLIMITED else int(limits[0]),
         max_time=None if limits[1] in UNLIMITED else parse_duration(limits[1]),
         qos=() if allowed in ANY else tuple(allowed.split(",")),
-        shapes=read_shapes(name),
+        shapes=tuple(dict.fromkeys(shapes.get(name, []))),
     )
 
 
-def read_shapes(partition: str) -> tuple[Shape, ...]:
-    """The different nodes of a partition by sinfo: CPUs, sockets, cores of each, memory in MiB, resources."""
-    command = ["sinfo", "--noheader", f"--partition={partition}", "--format=%c %X %Y %m %G"]
-    code, said = ask(command)
-    shapes = []
+def read_shapes() -> dict[str, list[Shape]]:
+    """The nodes of each partition by sinfo: CPUs, sockets, cores of each, memory in MiB, resources."""
+    code, said = ask(["sinfo", "--noheader", "--format=%R %c %X %Y %m %G"])
+    shapes: dict[str, list[Shape]] = {}
     for line in said.splitlines() if code == 0 else []:
-        fields = [re.match(r"\d+", field) for field in line.split()[:4]]
+        partition, *numbers = line.split()[:5]
+        # SLURM writes 48+ where the nodes of one line have unlike numbers.
+        fields = [re.match(r"\d+", field) for field in numbers]
         if len(fields) < 4 or None in fields:
             continue
-        cpus, sockets, cores, memory = (int(field[0]) for field in fields if field)
+        cpus, sockets, cores, mebibytes = (int(field[0]) for field in fields if field)
         gpus = re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", line)
         # A node of 1 MiB is one whose memory nobody has told SLURM.
-        shapes.append(
-            Shape(cpus, sockets * cores, memory / 1024 if memory > 1 else None, sum(map(int, gpus)))
-        )
-    return tuple(dict.fromkeys(shapes))
+        memory = mebibytes / 1024 if mebibytes > 1 else None
+        shape = Shape(cpus, sockets * cores, memory, sum(map(int, gpus)))
+        shapes.setdefault(partition, []).append(shape)
+    return shapes
 
 
 def describe(real: RealPartition) -> str:
@@ -190,12 +191,12 @@ def compare_nodes(subject: str, node: Node, shapes: tuple[Shape, ...]) -> Iterat
     gpus = sorted({shape.gpus for shape in shapes})
     if node.gpus not in gpus:
         good = False
+        say = fail if node.gpus > gpus[-1] else warn
         listed = " or ".join(map(str, gpus))
-        yield fail(subject, f"gpus {node.gpus}, but its nodes have {listed}", f"set them to {gpus[-1]}")
+        yield say(subject, f"gpus {node.gpus}, but its nodes have {listed}", f"set them to {gpus[-1]}")
     if good:
-        yield ok(
-            subject, f"its nodes have the {node.cores} cores" + (f", {node.gpus} gpus" * bool(node.gpus))
-        )
+        processors = f" and {node.gpus} gpus" if node.gpus else ""
+        yield ok(subject, f"its nodes have the {node.cores} cores{processors}")
 
 
 def check_mpi(site: Site) -> Iterator[Finding]:
@@ -224,9 +225,7 @@ def check_associations(site: Site, account: str | None, qos: str | None) -> Iter
     user = getpass.getuser()
     command = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}"]
     code, said = ask([*command, "format=Account,QOS"])
-    rows = [line.split("|") for line in said.splitlines() if "|" in line] if code == 0 else []
-    accounts = sorted({row[0] for row in rows if row[0]})
-    qualities = sorted({name for row in rows for name in row[1].split(",") if name})
+    accounts, qualities = read_associations(said if code == 0 else "")
     for key, wish, default, known in (
         ("account", account, site.account, accounts),
         ("qos", qos, site.qos, qualities),
@@ -243,6 +242,13 @@ def check_associations(site: Site, account: str | None, qos: str | None) -> Iter
             yield ok(key, f"{name} is yours")
         else:
             yield fail(key, f"{name} is not yours", listed)
+
+
+def read_associations(text: str) -> tuple[list[str], list[str]]:
+    """The accounts and the QOS in lines of `sacctmgr --parsable2 show associations format=Account,QOS`."""
+    rows = [line.split("|") for line in text.splitlines() if "|" in line]
+    accounts = {row[0] for row in rows if row[0]}
+    return sorted(accounts), sorted({name for row in rows for name in row[1].split(",") if name})
 
 
 def check_submission(site: Site, known: list[str], account: str | None, qos: str | None) -> Iterator[Finding]:

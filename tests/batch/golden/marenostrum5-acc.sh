@@ -1,0 +1,32 @@
+#!/bin/bash
+#SBATCH --job-name=lungs
+#SBATCH --partition=acc
+#SBATCH --account=project1
+#SBATCH --qos=acc_debug
+#SBATCH --nodes=2
+#SBATCH --ntasks=4
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=40
+#SBATCH --gres=gpu:4
+#SBATCH --time=00:20:00
+#SBATCH --array=0-4%2
+#SBATCH --output=/home/me/.local/state/dhhpc/jobs/1/job-%a.log
+#SBATCH --open-mode=append
+# Two minutes before the limit the ranks hear of it, and training ends with a checkpoint.
+#SBATCH --signal=USR1@120
+# Written by `dhhpc submit` for the site marenostrum5-acc.
+set -euo pipefail
+
+export TMPDIR="${TMPDIR:?is not set on this node}"
+
+# As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-40}
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
+# A rank that dies ends the job, seconds later: the others would wait for it until the time limit.
+export SLURM_WAIT=${SLURM_WAIT:-60}
+# The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
+export DHHPC_EXPECTED_RANKS=4
+
+cd -- '/home/me/my data'
+# exec: signals reach the ranks, and their exit code is the job's.
+exec srun /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID"
