@@ -31,10 +31,10 @@ code=0
 # SLURM signals the ranks by itself; this script outlives them, to see how they ended.
 trap : TERM
 "${launcher[@]}" "$dhhpc" train "$EXPERIMENT" ${SLURM_RESTART_COUNT:+--resume} || code=$?
-# 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's code where a rank was killed.
+# 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
 restarts=${SLURM_RESTART_COUNT:-0}
 if [[ ($code == 75 || $code == 137) && $restarts -lt ${REQUEUES:-3} ]]; then
-    echo "job: the ranks ended with exit code $code; queued again, $((restarts + 1)) of ${REQUEUES:-3}" >&2
+    echo "job: the ranks ended with exit code $code, queued again: $((restarts + 1)) of ${REQUEUES:-3}" >&2
     # SLURM ends this script while it sleeps.
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi

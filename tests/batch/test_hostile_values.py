@@ -152,7 +152,7 @@ def test_a_container_sees_the_very_folders(stub, image: str, bind: str, place: s
                 {"name": "x", "scheduler": "pbs", "launcher": f"{stub('launcher')}", "container": container}
             )
             wish = JobRequest(("train",), "job", str(folder), threads=2, seconds=60)
-            script = render_script(fit_request(wish, site), site, Path("/log"))
+            script = render_script(fit_request(wish, site), site, root / "job.log")
         except (DhhpcError, pydantic.ValidationError) as error:
             check_refusal(error, image, bind, place)
             return
@@ -169,7 +169,7 @@ def test_a_variable_that_is_not_set_ends_the_script(stub, tmp_path: Path) -> Non
     site = Site(name="x", scheduler="pbs", launcher=str(stub("launcher")), scratch="${NO_SUCH}/a")
     wish = JobRequest(("train",), "job", str(tmp_path), threads=1, seconds=60)
     script = tmp_path / "job.sh"
-    script.write_text(render_script(fit_request(wish, site), site, Path("/log")))
+    script.write_text(render_script(fit_request(wish, site), site, tmp_path / "job.log"))
     done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "NO_SUCH: is not set on this node" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,10 @@ GOLDEN = r"""#!/bin/bash
 #SBATCH --time=02:00:00
 #SBATCH --output=/home/me/100%%/job.log
 #SBATCH --open-mode=append
-# Two minutes before the limit the ranks hear of it, and training ends with a checkpoint.
-#SBATCH --signal=USR1@120
 #SBATCH --exclusive
 #SBATCH "--comment=two words"
+# 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.
+#SBATCH --signal=USR1@120
 # Written by `dhhpc submit` for the site cluster.
 set -euo pipefail
 
@@ -67,21 +68,38 @@ export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
 export SLURM_WAIT=${SLURM_WAIT:-60}
 # The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
 export DHHPC_EXPECTED_RANKS=8
+# What the job finds, but for what may be secret.
+compgen -e | grep -Eiv 'token|secret|passw|key|credential|auth|cookie' | sort | while read -r name; do
+    [[ ${!name} == *://*@* ]] || printf '%s=%q\n' "$name" "${!name}"
+done > /home/me/100%/environment.txt || true
 
 cd -- '/home/me/my data'
-# exec: signals reach the ranks, and their exit code is the job's.
-exec srun --mpi=pmix /opt/python3/bin/python -m dhhpc train '/home/me/my data/experiment.yml' --resume
-"""
+# Once, on this node: all ranks find the kernels compiled.
+/opt/python3/bin/python -m dhhpc kernels build
+code=0
+# SLURM signals the ranks by itself; this script outlives them, to see how they ended.
+trap : TERM
+srun --mpi=pmix /opt/python3/bin/python -m dhhpc train '/home/me/my data/experiment.yml' ${SLURM_RESTART_COUNT:+--resume} || code=$?
+# 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
+restarts=${SLURM_RESTART_COUNT:-0}
+if [[ ($code == 75 || $code == 137) && $restarts -lt 3 ]]; then
+    echo "job: the ranks ended with exit code $code, queued again: $((restarts + 1)) of 3" >&2
+    # SLURM ends this script while it sleeps.
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+exit "$code"
+"""  # noqa: E501
 
 
 def test_a_slurm_script(request_of) -> None:
     wish = request_of(
-        arguments=("train", "/home/me/my data/experiment.yml", "--resume"),
+        arguments=("train", "/home/me/my data/experiment.yml"),
         name="lung nodules",
         folder="/home/me/my data",
         nodes=4,
         ranks_per_node=2,
         seconds=7200,
+        requeues=3,
     )
     assert render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/home/me/100%/job.log")) == GOLDEN
 
@@ -99,7 +117,7 @@ def test_a_local_script(request_of) -> None:
 def test_the_launcher_learns_its_numbers(request_of) -> None:
     site = CLUSTER.model_copy(update={"launcher": "mpiexec -n {ranks} -ppn {ranks_per_node}"})
     text = render_script(fit_request(request_of(nodes=3, ranks_per_node=4), site), site, Path("/log"))
-    assert "exec mpiexec -n 12 -ppn 4 /opt/python3/bin/python -m dhhpc" in text
+    assert "\nmpiexec -n 12 -ppn 4 /opt/python3/bin/python -m dhhpc" in text
 
 
 @pytest.mark.parametrize(
@@ -130,9 +148,13 @@ def test_every_shell_value_comes_back_literally(argument: str, other: str, varia
     )
     request = fit_request(JobRequest(("%s\\0", argument, other), "x", "/"), site)
     # The script ends with the command `printf -m dhhpc ...`: make printf a function that shows its words.
-    show = 'printf() { shift 3; for word in "$@" "$VALUE"; do builtin printf "%s\\0" "$word"; done; }\n'
-    script = render_script(request, site, Path("/log")).replace("exec printf", "printf")
-    shown = subprocess.run(["bash", "-c", show + script], capture_output=True, check=True).stdout
+    show = (
+        "printf() { [[ $1 == -m ]] || return 0; shift 3; "
+        'for word in "$@" "$VALUE"; do builtin printf "%s\\0" "$word"; done; }\n'
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = render_script(request, site, Path(folder) / "job.log").replace("exec printf", "printf")
+        shown = subprocess.run(["bash", "-c", show + script], capture_output=True, check=True).stdout
     assert shown.decode().split("\0")[:-1] == [argument, other, variable]
 
 

@@ -10,9 +10,9 @@
 #SBATCH --array=0-4%2
 #SBATCH --output=/home/me/.local/state/dhhpc/jobs/1/job-%a.log
 #SBATCH --open-mode=append
-# Two minutes before the limit the ranks hear of it, and training ends with a checkpoint.
-#SBATCH --signal=USR1@120
 #SBATCH --mem=0
+# 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.
+#SBATCH --signal=USR1@120
 # Written by `dhhpc submit` for the site lumi-c.
 set -euo pipefail
 
@@ -23,7 +23,16 @@ export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
 export SLURM_WAIT=${SLURM_WAIT:-60}
 # The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
 export DHHPC_EXPECTED_RANKS=4
+# What the job finds, but for what may be secret.
+compgen -e | grep -Eiv 'token|secret|passw|key|credential|auth|cookie' | sort | while read -r name; do
+    [[ ${!name} == *://*@* ]] || printf '%s=%q\n' "$name" "${!name}"
+done > /home/me/.local/state/dhhpc/jobs/1/environment.txt"-$SLURM_ARRAY_TASK_ID" || true
 
 cd -- '/home/me/my data'
-# exec: signals reach the ranks, and their exit code is the job's.
-exec srun --mpi=cray_shasta --cpu-bind=cores /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID"
+# Once, on this node: all ranks find the kernels compiled.
+/home/me/venv/bin/python -m dhhpc kernels build
+code=0
+# SLURM signals the ranks by itself; this script outlives them, to see how they ended.
+trap : TERM
+srun --mpi=cray_shasta --cpu-bind=cores /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID" ${SLURM_RESTART_COUNT:+--resume} || code=$?
+exit "$code"
