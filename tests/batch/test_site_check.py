@@ -103,6 +103,7 @@ def test_a_slurm_that_does_not_answer_is_told_in_one_line(
     cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
+    monkeypatch.setattr("dhhpc.batch.finding.LONGEST_ANSWER", 1.0)
     (only,) = check_site(read_site("lumi-c"))
     assert only.level == "fail"
     assert only.text.startswith("SLURM does not answer: ")
