@@ -29,6 +29,15 @@ def read_document(path: Path | str, model: type[DocumentType]) -> DocumentType:
         DhhpcError: the file is missing, is not YAML, or holds a wrong key or value; the message is one line
             `file:line: key: what is wrong`, with the nearest right key for a wrong one.
     """
+    return check_document(compose_document(path), model)
+
+
+def compose_document(path: Path | str) -> yaml.MappingNode:
+    """The YAML nodes of the file `path`, whose marks tell the file and the line of each.
+
+    Raises:
+        DhhpcError: the file is missing, or is not YAML of `key: value` lines.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -36,21 +45,48 @@ def read_document(path: Path | str, model: type[DocumentType]) -> DocumentType:
         raise DhhpcError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DhhpcError(f"{path}: cannot be read as text ({error}); check the path") from None
+    node = compose_text(text, str(path))
+    if not isinstance(node, yaml.MappingNode):
+        found = "nothing" if node is None else type(construct(node)).__name__
+        raise DhhpcError(f"{path}: holds {found} where `key: value` lines are expected")
+    return node
+
+
+def compose_text(text: str, name: str) -> yaml.Node | None:
+    """The YAML nodes of `text`, whose marks call it `name`; None for an empty one.
+
+    Raises:
+        DhhpcError: it is not YAML.
+    """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        loader.name = name
+        node = loader.get_single_node()
+        if node is not None:
+            construct(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
-        raise DhhpcError(f"{path}{line}: not valid YAML: {problem}; mend that line") from None
-    if not isinstance(value, dict):
-        found = "nothing" if value is None else type(value).__name__
-        raise DhhpcError(f"{path}: holds {found} where `key: value` lines are expected")
+        raise DhhpcError(f"{name}{line}: not valid YAML: {problem}; mend that line") from None
+    return node
+
+
+def construct(node: yaml.Node) -> Any:
+    """The Python value of a YAML node."""
+    return yaml.SafeLoader("").construct_document(node)
+
+
+def check_document(node: yaml.MappingNode, model: type[DocumentType]) -> DocumentType:
+    """The document that `node` holds, checked against `model`.
+
+    Raises:
+        DhhpcError: as `read_document`; file and line are those of the marks of `node`.
+    """
     try:
-        return model.model_validate(value)
+        return model.model_validate(construct(node))
     except pydantic.ValidationError as error:
-        raise DhhpcError(describe(path, node, model, error)) from None
+        raise DhhpcError(describe(node, model, error)) from None
 
 
 def write_document(path: Path | str, document: pydantic.BaseModel) -> None:
@@ -59,13 +95,13 @@ def write_document(path: Path | str, document: pydantic.BaseModel) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110))
 
 
-def describe(path: Path, node: Any, model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
+def describe(node: yaml.Node, model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
     """One line for the first problem of `error`, and how many more there are."""
     problems = error.errors()
     # A misspelt required key is unknown and missing at once; the spelling is the news.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     location = first["loc"]
-    line = line_of(node, location)
+    place = place_of(innermost(node, location))
     # Discriminator tags stand in pydantic's location but not in the file: keep what the file holds.
     name = ".".join(str(part) for part in location_in_file(node, location)) or "the document"
     if first["type"] == "extra_forbidden":
@@ -81,7 +117,7 @@ def describe(path: Path, node: Any, model: type[pydantic.BaseModel], error: pyda
         if isinstance(first.get("input"), str | int | float | bool | None):
             message += f" (found {first['input']!r})"
     more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return f"{path}:{line}: {name}: {message}{more}"
+    return f"{place}: {name}: {message}{more}"
 
 
 def steps_in_file(node: Any, location: tuple[int | str, ...]) -> list[tuple[int | str, Any]]:
@@ -106,10 +142,21 @@ def location_in_file(node: Any, location: tuple[int | str, ...]) -> list[int | s
     return [part for part, _ in steps_in_file(node, location)]
 
 
-def line_of(node: Any, location: tuple[int | str, ...]) -> int:
-    """The line, from 1, of the innermost part of `location` that the file holds."""
+def innermost(node: yaml.Node, location: tuple[int | str, ...]) -> yaml.Node:
+    """The innermost node at `location` that the document holds."""
     nodes = [found for _, found in steps_in_file(node, location) if found is not None]
-    return int((nodes[-1] if nodes else node).start_mark.line) + 1
+    return nodes[-1] if nodes else node
+
+
+def line_of(node: yaml.Node, location: tuple[int | str, ...]) -> int:
+    """The line, from 1, of the innermost part of `location` that the document holds."""
+    return int(innermost(node, location).start_mark.line) + 1
+
+
+def place_of(node: yaml.Node) -> str:
+    """Where a node was written: `file:line`, with lines from 1, or the name alone of what has no lines."""
+    mark = node.start_mark
+    return f"{mark.name}:{mark.line + 1}" if mark.line >= 0 else str(mark.name)
 
 
 def known_keys(model: type[pydantic.BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import pytest
 from dhhpc.batch.virtual_cluster import VirtualCluster, missing_programs
 from tests import synthetic
 
-GUARDED = ("mpi", "slurm", "real_data")
+GUARDED = ("mpi", "slurm", "shellcheck", "real_data")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With DHHPC_NO_SKIPS set, a skipped test of MPI, SLURM or real images fails, with the skip's reason.
+    """With DHHPC_NO_SKIPS set, a skipped test with one of the GUARDED markers fails, with the skip's reason.
 
     Tests of real images may still be skipped where DHHPC_REAL_DATA names no folder of them.
     """
@@ -31,6 +32,12 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: {reason} (marked {', '.join(markers)}; no skips are allowed)"
     return report
+
+
+@pytest.hookimpl
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("shellcheck") and shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck on this machine: install it")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check and test, after installing what they need: ./tests/run.sh [--no-skips] [pytest arguments]
 #
-#   --no-skips   tests of MPI, SLURM and the real images may not be skipped: a skip is a failure
+#   --no-skips   tests of MPI, SLURM, shellcheck and the real images may not be skipped: a skip is a failure
 #
 # The tests of real images run when DHHPC_REAL_DATA names their folder.
 set -euo pipefail
@@ -13,19 +13,21 @@ if [[ ${1:-} == --no-skips ]]; then
     shift
 fi
 
-install_slurm() {
-    local missing=() name
+# install_programs TITLE "PACKAGE..." PROGRAM...: installs the packages where a program is missing.
+install_programs() {
+    local title=$1 packages missing=() name
+    read -ra packages <<< "$2"
     # The daemons of Debian's packages lie in sbin, which a user's PATH may lack.
-    for name in sinfo srun slurmctld slurmd munged; do
+    for name in "${@:3}"; do
         PATH=$PATH:/usr/sbin:/sbin command -v "$name" > /dev/null || missing+=("$name")
     done
     if ((${#missing[@]} == 0)); then return; fi
     if can_use_apt; then
-        say "installing SLURM with apt (missing: ${missing[*]})"
-        apt_install slurm-wlm munge && return
-        say "apt could not install slurm-wlm and munge; the SLURM tests are skipped"
+        say "installing $title with apt (missing: ${missing[*]})"
+        apt_install "${packages[@]}" && return
+        say "apt could not install ${packages[*]}; the tests of $title are skipped"
     else
-        say "missing ${missing[*]}: the SLURM tests are skipped; install slurm-wlm and munge to run them"
+        say "missing ${missing[*]}: the tests of $title are skipped; install ${packages[*]} to run them"
     fi
 }
 
@@ -42,7 +44,8 @@ check() {
 
 narrowed=$(($# > 0))
 prepare_environment test
-install_slurm
+install_programs SLURM "slurm-wlm munge" sinfo srun slurmctld slurmd munged
+install_programs shellcheck shellcheck shellcheck
 cd -- "$checkout"
 
 # Two processes at a time, tests or ranks, share the cores: with more threads each they wait for each other.

@@ -4,13 +4,15 @@ from dhhpc.batch.jobs import JobRecord, JobStatus, find_job, job_records
 from dhhpc.batch.request import JobRequest
 from dhhpc.batch.schedulers import Scheduler, read_statuses, scheduler_for
 from dhhpc.batch.script import render_script
-from dhhpc.batch.site import Site, read_site, site_files
+from dhhpc.batch.site import Site
+from dhhpc.batch.site_layers import ResolvedSite, read_site, resolve_site, site_files
 from dhhpc.batch.submission import preview, submit
 
 __all__ = [
     "JobRecord",
     "JobRequest",
     "JobStatus",
+    "ResolvedSite",
     "Scheduler",
     "Site",
     "find_job",
@@ -19,6 +21,7 @@ __all__ = [
     "read_site",
     "read_statuses",
     "render_script",
+    "resolve_site",
     "scheduler_for",
     "site_files",
     "submit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dhhpc.errors import DhhpcError
@@ -41,6 +41,7 @@ class JobRecord:
         nodes, ranks: how many; of each task.
         submitted: the time, ISO 8601 with its offset from UTC.
         tasks: how many an array has; None for a single job.
+        after: ids of the jobs that it waits for.
     """
 
     id: str
@@ -54,6 +55,7 @@ class JobRecord:
     ranks: int
     submitted: str
     tasks: int | None = None
+    after: list[str] = field(default_factory=list)
 
     @property
     def script(self) -> Path:

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass, replace
 
 from dhhpc.batch.duration import format_duration
-from dhhpc.batch.site import Partition, Site, check_plain
+from dhhpc.batch.site import REQUIRED, Node, Partition, Site, check_plain
+from dhhpc.batch.site_layers import user_folder
 from dhhpc.errors import DhhpcError
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_NAME = 100
+PBS_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,16 @@ class JobRequest:
         nodes, ranks_per_node: how the MPI ranks are laid out.
         threads: cores (and threads) of each rank; None shares a node's cores among its ranks.
         seconds: the time limit; None for none (local sites only).
-        partition, account: None for the site's own.
+        partition, account, qos: None for the site's own.
+        gpus: graphics processors of each node; None for all that it has.
         tasks: parts that the command can be divided into: a job array where the scheduler has such, each part
             with nodes, ranks and time of its own. None, and on local sites: the command as a whole.
         at_once: how many tasks may run at the same time; None for as many as the scheduler likes.
         task_option: the option that tells the command its part, numbered from 0.
+        kind: which template of `jobs` makes its script: "train", "preprocess", "evaluate", "scale" or
+            "command", which is one process.
+        requeues: how often a job that was stopped with work left is queued again (SLURM).
+        after: ids of jobs that must have completed before.
     """
 
     arguments: tuple[str, ...]
@@ -40,9 +47,14 @@ class JobRequest:
     seconds: int | None = None
     partition: str | None = None
     account: str | None = None
+    qos: str | None = None
+    gpus: int | None = None
     tasks: int | None = None
     at_once: int | None = None
     task_option: str = "--member"
+    kind: str = "train"
+    requeues: int = 0
+    after: tuple[str, ...] = ()
 
     @property
     def ranks(self) -> int:
@@ -50,49 +62,103 @@ class JobRequest:
 
 
 def fit_request(request: JobRequest, site: Site) -> JobRequest:
-    """`request` with the site's partition, account and threads filled in.
+    """`request` with the site's partition, account, QOS, threads and graphics processors filled in.
 
     Raises:
         DhhpcError: the site cannot hold the request; names the option and the nearest valid choice.
     """
     check_name(request.name)
+    if site.scheduler == "pbs" and not PBS_NAME.fullmatch(request.name):
+        better = re.sub(r"[^A-Za-z0-9_.+-]+", "_", request.name)
+        raise DhhpcError(
+            f"--name {request.name!r}: PBS takes letters, digits and _ . + - alone; use --name {better}"
+        )
+    if site.container is not None and re.search(r"[:,]", request.folder):
+        raise DhhpcError(
+            f"{request.folder}: cannot be shown inside the container of site {site.name}, for its : or ,; "
+            f"submit from another folder"
+        )
     for option, value in (("--nodes", request.nodes), ("--ranks-per-node", request.ranks_per_node)):
         if value < 1:
             raise DhhpcError(f"{option} {value}: must be at least 1")
+    if request.requeues < 0:
+        raise DhhpcError(f"--requeue {request.requeues}: must be at least 0")
     if request.at_once is not None and request.tasks is None:
         raise DhhpcError(f"--at-once {request.at_once}: this is one job, no array; drop --at-once")
     if request.at_once is not None and request.at_once < 1:
         raise DhhpcError(f"--at-once {request.at_once}: must be at least 1")
     if site.scheduler == "local":
         return fit_local(request, site)
+    if site.scheduler == "pbs" and request.qos is not None:
+        raise DhhpcError(f"--qos {request.qos}: site {site.name} is of PBS, which has none; drop --qos")
+    for option, name in (("--partition", request.partition), ("--account", request.account)):
+        check_option(option, name)
+    check_option("--qos", request.qos)
     partition = site.partition(request.partition)
+    account = chosen("account", request.account, site.account, site)
+    qos = chosen("qos", request.qos, (partition.qos if partition else None) or site.qos, site)
+    if partition is not None:
+        check_limits(request, site, partition, qos)
+    elif request.seconds is None:
+        raise DhhpcError(f"--time: is missing; give for instance --time {format_duration(3600)}")
+    return replace(
+        request,
+        partition=partition.name if partition else request.partition or site.default_partition,
+        account=account,
+        qos=qos,
+        threads=fit_threads(request, site, partition),
+        gpus=fit_gpus(request, site, partition),
+    )
+
+
+def chosen(key: str, wish: str | None, default: str | None, site: Site) -> str | None:
+    """The user's account or QOS, or the site's.
+
+    Raises:
+        DhhpcError: the site needs one, and neither tells it.
+    """
+    if wish is None and default == REQUIRED:
+        raise DhhpcError(
+            f"--{key}: is missing, and site {site.name} needs one; give --{key} NAME, or write "
+            f"`extends: {site.name}` and `{key}: NAME` into {user_folder() / f'{site.name}.yml'}"
+        )
+    return wish or default
+
+
+def check_limits(request: JobRequest, site: Site, partition: Partition, qos: str | None) -> None:
+    """Refuse what the partition does not allow under that QOS."""
+    fewest, most, longest = partition.limits(qos)
+    place = f"partition {partition.name} of site {site.name}" + (f" under QOS {qos}" if qos else "")
     if request.seconds is None:
-        limit = format_duration(partition.max_time)
         raise DhhpcError(
-            f"--time: is missing; partition {partition.name} of site {site.name} takes at most {limit}: "
-            f"give for instance --time {format_duration(min(partition.max_time, 3600))}"
+            f"--time: is missing; {place} takes at most {format_duration(longest)}: "
+            f"give for instance --time {format_duration(min(longest, 3600))}"
         )
-    if request.seconds > partition.max_time:
+    if request.seconds > longest:
         raise DhhpcError(
-            f"--time {format_duration(request.seconds)}: partition {partition.name} of site {site.name} "
-            f"takes at most {format_duration(partition.max_time)}; "
-            + alternatives(f"--time {format_duration(partition.max_time)}", roomier(site, request))
+            f"--time {format_duration(request.seconds)}: {place} takes at most {format_duration(longest)}; "
+            + alternatives(f"--time {format_duration(longest)}", roomier(site, partition, request))
         )
-    if request.nodes > partition.max_nodes:
+    if request.nodes > most:
         raise DhhpcError(
-            f"--nodes {request.nodes}: partition {partition.name} of site {site.name} gives a job at most "
-            f"{partition.max_nodes}; "
-            + alternatives(f"--nodes {partition.max_nodes}", roomier(site, request))
+            f"--nodes {request.nodes}: {place} gives a job at most {most}; "
+            + alternatives(f"--nodes {most}", roomier(site, partition, request))
         )
-    account = request.account or site.account
-    if account is not None:
-        check_option("--account", account)
-    threads = fit_threads(request, site, partition)
-    return replace(request, partition=partition.name, account=account, threads=threads)
+    if request.nodes < fewest:
+        raise DhhpcError(
+            f"--nodes {request.nodes}: {place} takes jobs of at least {fewest}; "
+            + alternatives(f"--nodes {fewest}", roomier(site, partition, request))
+        )
 
 
 def fit_local(request: JobRequest, site: Site) -> JobRequest:
-    for option, value in (("--partition", request.partition), ("--account", request.account)):
+    wishes = {
+        "--partition": request.partition,
+        "--account": request.account,
+        "--qos": request.qos,
+        "--gpus": request.gpus,
+    }
+    for option, value in wishes.items():
         if value is not None:
             raise DhhpcError(
                 f"{option} {value}: site {site.name} runs jobs on this machine and has none; drop {option}"
@@ -112,8 +178,16 @@ def fit_local(request: JobRequest, site: Site) -> JobRequest:
 
 def fit_threads(request: JobRequest, site: Site, partition: Partition | None) -> int:
     """The threads of each rank, within a node's cores."""
-    cores = site.node_of(partition).cores
-    place = f"a node of partition {partition.name} of site {site.name}" if partition else f"site {site.name}"
+    node = site.node_of(partition)
+    if node is None:
+        if request.threads is None:
+            raise DhhpcError(
+                f"--threads: is missing, and site {site.name} does not tell the cores of a node; give the "
+                f"cores of each rank, or --set node.cores=N"
+            )
+        return positive("--threads", request.threads)
+    cores = node.cores
+    place = node_place(site, partition)
     if request.ranks_per_node > cores:
         raise DhhpcError(
             f"--ranks-per-node {request.ranks_per_node}: {place} has {cores} cores; "
@@ -122,9 +196,7 @@ def fit_threads(request: JobRequest, site: Site, partition: Partition | None) ->
     share = cores // request.ranks_per_node
     if request.threads is None:
         return share
-    if request.threads < 1:
-        raise DhhpcError(f"--threads {request.threads}: must be at least 1")
-    if request.threads > share:
+    if positive("--threads", request.threads) > share:
         raise DhhpcError(
             f"--threads {request.threads}: {place} has {cores} cores for {request.ranks_per_node} ranks; "
             f"use --threads {share}"
@@ -132,16 +204,48 @@ def fit_threads(request: JobRequest, site: Site, partition: Partition | None) ->
     return request.threads
 
 
-def roomier(site: Site, request: JobRequest) -> str | None:
-    """The first partition whose time and nodes hold the request."""
-    for partition in site.partitions:
-        if request.nodes <= partition.max_nodes and (request.seconds or 0) <= partition.max_time:
-            return partition.name
+def fit_gpus(request: JobRequest, site: Site, partition: Partition | None) -> int:
+    """The graphics processors of each node."""
+    node = site.node_of(partition) or Node(cores=1)
+    if request.gpus is None:
+        return node.gpus
+    if request.gpus < 0:
+        raise DhhpcError(f"--gpus {request.gpus}: must be at least 0")
+    if request.gpus > node.gpus and (partition is not None or site.node is not None):
+        raise DhhpcError(
+            f"--gpus {request.gpus}: {node_place(site, partition)} has {node.gpus}; use --gpus {node.gpus}"
+        )
+    return request.gpus
+
+
+def node_place(site: Site, partition: Partition | None) -> str:
+    return f"a node of partition {partition.name} of site {site.name}" if partition else f"site {site.name}"
+
+
+def positive(option: str, value: int) -> int:
+    if value < 1:
+        raise DhhpcError(f"{option} {value}: must be at least 1")
+    return value
+
+
+def roomier(site: Site, partition: Partition, request: JobRequest) -> str | None:
+    """The option that names a QOS of this partition, or the first partition, which holds the request."""
+
+    def holds(place: Partition, qos: str | None) -> bool:
+        fewest, most, longest = place.limits(qos)
+        return fewest <= request.nodes <= most and (request.seconds or 0) <= longest
+
+    for qos in partition.qos_limits:
+        if holds(partition, qos.name):
+            return f"--qos {qos.name}"
+    for other in site.partitions:
+        if other is not partition and holds(other, other.qos or site.qos):
+            return f"--partition {other.name}"
     return None
 
 
-def alternatives(smaller: str, partition: str | None) -> str:
-    return f"use {smaller}" + (f" or --partition {partition}" if partition else "")
+def alternatives(smaller: str, other: str | None) -> str:
+    return f"use {smaller}" + (f" or {other}" if other else "")
 
 
 def check_name(name: str) -> None:
@@ -153,8 +257,9 @@ def check_name(name: str) -> None:
         )
 
 
-def check_option(option: str, value: str) -> None:
+def check_option(option: str, value: str | None) -> None:
     try:
-        check_plain(value)
+        if value is not None:
+            check_plain(value)
     except ValueError as error:
         raise DhhpcError(f"{option} {error}") from None

@@ -1,21 +1,33 @@
-"""Job scripts from the template `jobs/train.sh.j2`."""
+"""Job scripts from the templates in `jobs`, one a kind of job."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dhhpc.batch.duration import format_duration
 from dhhpc.batch.jobs import task_log
 from dhhpc.batch.request import CONTROL_CHARACTER, JobRequest
-from dhhpc.batch.site import Site
+from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
 
-TEMPLATE = "train.sh.j2"
+if TYPE_CHECKING:
+    import jinja2
+
+# The kinds of jobs whose command the launcher starts on every rank.
+RANKED = ("train", "preprocess", "evaluate")
+# How long before its time limit a job is told of it, in seconds, at most: time for a checkpoint.
+LEAD = 120
+# Beside the log.
+ENVIRONMENT = "environment.txt"
 HARMLESS_IN_DIRECTIVE = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
+HARMLESS_IN_PBS_PATH = re.compile(r"/(?:[A-Za-z0-9_./@%+-]|\^array_index\^)+")
 
 
 def render_script(request: JobRequest, site: Site, log: Path) -> str:
@@ -27,6 +39,34 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     Raises:
         DhhpcError: a value cannot be written into a script.
     """
+    partition = site.partition(request.partition)
+    launcher = launcher_words(request, site) if request.kind in RANKED else []
+    return template(request.kind).render(
+        site=site,
+        request=request,
+        options=[*site.options, *(partition.options if partition else [])],
+        gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
+        memory=pbs_memory(request, site),
+        time=None if request.seconds is None else time_limit(request.seconds, site),
+        # A quarter of a short job is as much as it can spare.
+        lead=min(LEAD, (request.seconds or 0) // 4),
+        launcher=launcher,
+        # SLURM signals what srun has started; any other launcher is signalled by the script.
+        direct=bool(launcher) and Path(launcher[0]).name == "srun",
+        command=command_line(request, site, request.arguments),
+        build=command_line(request, site, ("kernels", "build")),
+        array=is_array(request, site),
+        index=array_index(site),
+        part=last_words(request, site),
+        again=" ${SLURM_RESTART_COUNT:+--resume}" if resumes(request) else "",
+        log=log_file(request, site, log),
+        captured=str(log.with_name(ENVIRONMENT)),
+    )
+
+
+@functools.cache
+def template(kind: str) -> jinja2.Template:
+    """The template of jobs of that kind."""
     import jinja2
 
     # The template is shell, not HTML: the quote filters below are its escaping.
@@ -38,26 +78,80 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["shell"] = quote_shell
+    environment.filters["path"] = quote_node_path
     environment.filters["directive"] = quote_directive
     environment.filters["pattern"] = quote_file_pattern
-    return environment.get_template(TEMPLATE).render(
-        site=site,
-        request=request,
-        time=None if request.seconds is None else format_duration(request.seconds),
-        launcher=launcher_words(request, site),
-        command=[site.python or sys.executable, "-m", "dhhpc", *request.arguments],
-        log=log,
-    )
+    environment.filters["pbs_path"] = check_pbs_path
+    return environment.get_template(f"{kind}.sh.j2")
+
+
+def pbs_memory(request: JobRequest, site: Site) -> int | None:
+    """Whole GiB of memory of each node, where the site tells them."""
+    node = site.node_of(site.partition(request.partition))
+    return int(node.memory_gb) if node is not None and node.memory_gb else None
+
+
+def time_limit(seconds: int, site: Site) -> str:
+    """A time limit as the scheduler writes it: PBS counts hours on where SLURM counts days."""
+    if site.scheduler == "pbs":
+        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return format_duration(seconds)
+
+
+def log_file(request: JobRequest, site: Site, log: Path) -> Path:
+    """What the scheduler is told of the log: PBS puts each part's number where it finds ^array_index^."""
+    parts = site.scheduler == "pbs" and request.tasks is not None
+    return task_log(log, "^array_index^" if is_array(request, site) else "0") if parts else log
+
+
+def is_array(request: JobRequest, site: Site) -> bool:
+    """Whether the script makes a job array; PBS knows none of a single part."""
+    return request.tasks is not None and (site.scheduler != "pbs" or request.tasks > 1)
+
+
+def resumes(request: JobRequest) -> bool:
+    """Whether a job that is queued again must be told to go on: what is no training does so by itself."""
+    return request.kind == "train" and "--resume" not in request.arguments
+
+
+def array_index(site: Site) -> str:
+    """The variable that tells a task of an array its number."""
+    return "PBS_ARRAY_INDEX" if site.scheduler == "pbs" else "SLURM_ARRAY_TASK_ID"
+
+
+def last_words(request: JobRequest, site: Site) -> str:
+    """What ends the command: the part of an array that this is, or the ranks that dhhpc starts itself."""
+    if request.tasks is not None:
+        number = f'"${array_index(site)}"' if is_array(request, site) else "0"
+        return f" {quote_shell(request.task_option)} {number}"
+    starts_ranks = site.launcher is None and request.kind in RANKED
+    return f" --ranks {request.ranks}" if starts_ranks and request.ranks > 1 else ""
+
+
+def command_line(request: JobRequest, site: Site, arguments: Sequence[str]) -> str:
+    """The quoted words that run dhhpc, inside the site's container if it has one."""
+    container = site.container
+    python = site.python or ("python3" if container else sys.executable)
+    dhhpc = f"{quote_node_path(python)} {quote_shell(['-m', 'dhhpc', *arguments])}"
+    if container is None:
+        return dhhpc
+    words = [container.program, "exec", *([f"--{container.gpus}"] if container.gpus else [])]
+    for folder in container.binds:
+        words += ["--bind", quote_node_path(folder)]
+    folder = quote_shell(request.folder)
+    words += ["--bind", folder, "--pwd", folder, quote_node_path(container.image), dhhpc]
+    return " ".join(words)
 
 
 def launcher_words(request: JobRequest, site: Site) -> list[str]:
-    """The words of the site's launcher with its numbers of ranks and nodes filled in; srun needs none."""
+    """The words of the site's launcher and binding, their numbers filled in; srun needs none."""
     numbers = {
         "{ranks}": request.ranks,
         "{nodes}": request.nodes,
         "{ranks_per_node}": request.ranks_per_node,
+        "{threads}": request.threads,
     }
-    words = shlex.split(site.launcher or "")
+    words = [*shlex.split(site.launcher or ""), *shlex.split(site.binding or "")]
     for placeholder, number in numbers.items():
         words = [word.replace(placeholder, str(number)) for word in words]
     return words
@@ -74,6 +168,32 @@ def quote_shell(value: str | list[str]) -> str:
         if "\0" in word:
             raise DhhpcError(f"{word!r}: holds a NUL character, which no command line can; remove it")
     return " ".join(shlex.quote(word) for word in words)
+
+
+def quote_node_path(path: str) -> str:
+    """One shell word that expands to `path`, whose leading ${VARIABLE} is the only thing that is expanded.
+
+    A variable that is not set on the node ends the script with that message.
+    """
+    match = NODE_PATH.fullmatch(path)
+    if match is None or match["variable"] is None:
+        return quote_shell(path)
+    rest = quote_shell(match["rest"]) if match["rest"] else ""
+    return f'"${{{match["variable"]}:?is not set on this node}}"{rest}'
+
+
+def check_pbs_path(path: str | Path) -> str:
+    """`path` as an `#PBS` line takes it, which has no way to quote.
+
+    Raises:
+        DhhpcError: it holds a character that ends it or means something else there.
+    """
+    if not HARMLESS_IN_PBS_PATH.fullmatch(str(path)):
+        raise DhhpcError(
+            f"{path}: PBS takes a log's path of letters, digits and _ . / @ % + - alone; "
+            f"set XDG_STATE_HOME to another folder"
+        )
+    return str(path)
 
 
 def quote_directive(value: str) -> str:

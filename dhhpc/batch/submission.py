@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from pathlib import Path
 
-from dhhpc.batch.jobs import JobRecord, new_job_folder, records_folder
+from dhhpc.batch.jobs import JobRecord, find_job, new_job_folder, records_folder
 from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers import scheduler_for
 from dhhpc.batch.script import render_script
 from dhhpc.batch.site import Site
+from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 
 SCRIPT, LOG = "job.sh", "job.log"
@@ -23,15 +25,24 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         DhhpcError: the site cannot hold the request, its scheduler is out of reach, or refuses.
     """
     request = fit_request(request, site)
+    if site.scheduler == "pbs":
+        raise DhhpcError(
+            f"--site {site.name}: dhhpc does not submit to PBS yet; print the script with --dry-run and "
+            f"give it to qsub"
+        )
     scheduler = scheduler_for(site.scheduler)
     scheduler.check_usable(site.name)
+    for parent in request.after:
+        check_parent(parent, site)
+    if site.scheduler == "slurm":
+        check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
     render_script(request, site, records_folder() / LOG)
     folder = new_job_folder()
     script, log = folder / SCRIPT, folder / LOG
     try:
         write_text(script, render_script(request, site, log))
-        identifier = scheduler.submit(script, log, request.seconds)
+        identifier = scheduler.submit(script, log, request.seconds, request.after)
     except BaseException:
         for path in (script, log):
             path.unlink(missing_ok=True)
@@ -50,6 +61,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         ranks=request.ranks,
         submitted=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         tasks=request.tasks,
+        after=list(request.after),
     )
     record.write()
     return record
@@ -64,4 +76,58 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
-    return script, scheduler_for(site.scheduler).command(folder / SCRIPT)
+    if site.scheduler == "pbs":
+        return script, ["qsub", str(folder / SCRIPT)]
+    return script, scheduler_for(site.scheduler).command(folder / SCRIPT, request.after)
+
+
+def check_parent(identifier: str, site: Site) -> None:
+    """Refuse a job to wait for that is of another scheduler, or that will never complete.
+
+    A job that dhhpc did not submit is the scheduler's to know.
+
+    Raises:
+        DhhpcError: names it and why.
+    """
+    try:
+        parent = find_job(identifier)
+    except DhhpcError:
+        if site.scheduler == "slurm" and identifier.isdigit():
+            return
+        raise DhhpcError(
+            f"--after {identifier}: no such job; `dhhpc jobs list` shows the known ones"
+        ) from None
+    if parent.scheduler != site.scheduler:
+        raise DhhpcError(
+            f"--after {identifier}: is a job of site {parent.site}, which site {site.name} cannot wait for; "
+            f"submit both to one site"
+        )
+    status = scheduler_for(parent.scheduler).status(parent)
+    if status.finished and status.state not in ("COMPLETED", "UNKNOWN"):
+        raise DhhpcError(
+            f"--after {identifier}: has ended ({status.state}); `dhhpc jobs why {identifier}` tells why"
+        )
+
+
+def check_environment(request: JobRequest) -> None:
+    """Refuse variables that sbatch would put before what the script says (sbatch(1)).
+
+    Raises:
+        DhhpcError: one is set to another value; names it.
+    """
+    said = {
+        "SBATCH_ACCOUNT": request.account,
+        "SBATCH_PARTITION": request.partition,
+        "SBATCH_QOS": request.qos,
+        "SBATCH_JOB_NAME": request.name,
+        "SBATCH_TIMELIMIT": None,
+        "SBATCH_ARRAY_INX": None,
+        "SBATCH_OUTPUT": None,
+        "SBATCH_SIGNAL": None,
+    }
+    for variable, value in said.items():
+        if os.environ.get(variable, value) != value:
+            raise DhhpcError(
+                f"{variable}={os.environ[variable]}: sbatch puts it before the script's own"
+                f"{f' {value}' if value else ' value'}; unset it"
+            )

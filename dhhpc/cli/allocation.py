@@ -179,8 +179,8 @@ def with_power(
             powered.append(kind)
             continue
         where = read_site(site)
-        node = where.node_of(where.partition(partition) if where.partitions else None)
-        if node.watts is None:
+        node = where.node_of(where.partition(partition))
+        if node is None or node.watts is None:
             raise DhhpcError(
                 f"--site {site}: its node has no watts; add `watts: {{busy: ..., idle: ...}}` to it, or give "
                 f"--watts BUSY:IDLE"

@@ -1,47 +1,48 @@
-"""`dhhpc submit`: a training run as a batch job."""
+"""`dhhpc submit`: runs of dhhpc as batch jobs."""
 
 from __future__ import annotations
 
-import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dhhpc.cli.job_options import JobOptions, with_job_options
+
 if TYPE_CHECKING:
     from dhhpc.training import Series
 
-EXAMPLE = (
+TRAIN = (
     "Example: dhhpc submit train experiment.yml --site virtual-cluster --nodes 2 --time 00:30:00 --dry-run"
 )
+PREPROCESS = "Example: dhhpc submit preprocess preprocess.yml --site virtual-cluster --nodes 2 --time 10"
+EVALUATE = "Example: dhhpc submit evaluate runs/lungs --site virtual-cluster --time 10 --after 1234"
+SCALE = "Example: dhhpc submit scale study.yml --site virtual-cluster --nodes 2 --time 00:30:00"
+COMMAND = "Example: dhhpc submit command --site virtual-cluster --time 10 -- kernels build"
+
+More = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[-- OPTIONS]", help="After --: more options of the command that the job runs."),
+]
 
 
 def register(app: typer.Typer) -> None:
-    verb = typer.Typer(no_args_is_help=True, help="Submit a run to a batch system.", epilog=EXAMPLE)
-    verb.command("train", epilog=EXAMPLE)(train)
+    verb = typer.Typer(no_args_is_help=True, help="Submit runs to a batch system.", epilog=TRAIN)
+    for command, example in (
+        (train, TRAIN),
+        (preprocess, PREPROCESS),
+        (evaluate, EVALUATE),
+        (scale, SCALE),
+        (any_command, COMMAND),
+    ):
+        name = "command" if command is any_command else command.__name__
+        verb.command(name, epilog=example)(with_job_options(command))
     app.add_typer(verb, name="submit")
 
 
 def train(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    site: Annotated[
-        str, typer.Option(help="A site's name (`dhhpc site list`) or the path of its .yml file.")
-    ] = "local",
-    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 1,
-    ranks_per_node: Annotated[int, typer.Option(help="MPI ranks on each node.")] = 1,
-    time: Annotated[
-        str | None,
-        typer.Option(help="The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The job's name; the experiment file's by default.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="The partition; the site's first by default.")] = None,
-    account: Annotated[str | None, typer.Option(help="The account to charge; the site's by default.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Cores of each rank; a node's cores shared by its ranks by default.")
-    ] = None,
+    more: More = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     seeds: Annotated[
         int | None, typer.Option(help="A series of so many seeds, see `dhhpc train`: an array of tasks.")
@@ -52,85 +53,125 @@ def train(
     at_once: Annotated[
         int | None, typer.Option(help="At most so many members of a series at the same time.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the job script and the command; submit nothing.")
+    pipeline: Annotated[
+        bool,
+        typer.Option(
+            "--pipeline", help="A chain of jobs: preprocess, train, evaluate, and the run's report."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option(
+            "--preprocess", help="With --pipeline: its first document; preprocess.yml beside EXPERIMENT."
+        ),
+    ] = None,
+    *,
+    job: JobOptions,
 ) -> None:
     """Submit the training of an experiment as a batch job.
+
+    The job is told two minutes before its time limit, ends with a checkpoint, and is queued again to go on
+    from there (--requeue); so it is after preemption and when a rank or node is lost.
 
     A series (--seeds, --folds) is one job array: nodes, ranks and time are those of each member. Tasks that
     are requeued go on with their member, and the last to finish leaves the summary. On a local site the
     members are trained one after another.
 
+    With --pipeline every job of the chain waits for the one before, and has the same nodes and time limit.
+
     Example: dhhpc submit train experiment.yml --site virtual-cluster --time 00:30:00 --seeds 5 --at-once 2
     """
-    from dhhpc.batch import JobRequest, preview, read_site, submit
-    from dhhpc.batch.duration import parse_duration
-    from dhhpc.errors import DhhpcError
-
-    if not experiment.is_file():
-        raise DhhpcError(f"{experiment}: no such experiment file; check the path")
-    try:
-        seconds = parse_duration(time) if time is not None else None
-    except ValueError as error:
-        raise DhhpcError(f"--time {error}") from None
+    present(experiment, "experiment file")
     series = series_of(experiment, seeds, folds)
     counts = {"--seeds": seeds, "--folds": folds}
     options = [f"{option}={count}" for option, count in counts.items() if count is not None]
     # The folder of a series is claimed here; its tasks go on with what they find, also when requeued.
     options += ["--resume"] if resume or series else []
-    request = JobRequest(
-        arguments=("train", str(experiment.absolute()), *options),
-        name=name if name is not None else experiment.stem,
-        folder=str(Path.cwd()),
-        nodes=nodes,
-        ranks_per_node=ranks_per_node,
-        threads=threads,
-        seconds=seconds,
-        partition=partition,
-        account=account,
+    request = job.request(
+        "train",
+        ["train", str(experiment.absolute()), *options, *(more or [])],
+        experiment.stem,
         tasks=len(series.members) if series else None,
         at_once=at_once,
     )
-    where = read_site(site)
-    if dry_run:
-        script, command = preview(request, where)
-        if as_json:
-            print(json.dumps({"script": script, "command": command}, indent=2))
-        else:
-            print(script, end="")
-            print(f"\n# submitted by: {shlex.join(command)}")
+    if pipeline:
+        from dhhpc.cli.pipeline import submit_pipeline
+        from dhhpc.errors import DhhpcError
+
+        if series is not None:
+            raise DhhpcError("--pipeline: takes one run, no series; drop --seeds and --folds")
+        submit_pipeline(job, request, experiment, preprocessing)
         return
-    claimed = series is not None and series.claim(resume)
+    if series is None or job.dry_run:
+        job.submit(request)
+        return
+    claimed = series.claim(resume)
     try:
-        record = submit(request, where)
+        job.submit(request)
     except BaseException:
-        if series is not None and claimed:
+        if claimed:
             series.withdraw()
         raise
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "id": record.id,
-                    "site": record.site,
-                    "script": str(record.script),
-                    "log": record.log if record.tasks is None else None,
-                    "tasks": [str(log) for log in record.logs] if record.tasks is not None else [],
-                }
-            )
-        )
-    else:
-        array = f", an array of {record.tasks} tasks" if record.tasks else ""
-        print(
-            f"submitted job {record.id} to {record.site}: {record.ranks} ranks on {record.nodes} nodes{array}"
-        )
-        print(f"  script: {record.script}")
-        print("\n".join(f"  log:    {log}" for log in record.logs))
-        if series:
-            print(f"  summary of the members: dhhpc runs show {series.folder}")
-        print(f"  follow it: dhhpc jobs list; dhhpc jobs logs {record.id}; dhhpc jobs cancel {record.id}")
+    if not job.as_json:
+        print(f"  summary of the members: dhhpc runs show {series.folder}")
+
+
+def preprocess(
+    document: Annotated[Path, typer.Argument(help="The preprocessing document (YAML).")],
+    more: More = None,
+    *,
+    job: JobOptions,
+) -> None:
+    """Submit preprocessing as a batch job; queued again, it keeps the shards that are finished."""
+    present(document, "preprocessing document")
+    arguments = ["preprocess", str(document.absolute()), *(more or [])]
+    job.submit(job.request("preprocess", arguments, document.stem))
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder; with --after it need not exist yet.")],
+    more: More = None,
+    split: Annotated[str, typer.Option(help="test, validation or training.")] = "test",
+    *,
+    job: JobOptions,
+) -> None:
+    """Submit the evaluation of a run as a batch job."""
+    if not job.after:
+        present(run / "run.json", "run", " (or give the job that trains it: --after JOB)")
+    arguments = ["evaluate", str(run.absolute()), "--split", split, *(more or [])]
+    job.submit(job.request("evaluate", arguments, f"evaluate {run.name}"))
+
+
+def scale(
+    study: Annotated[Path, typer.Argument(help="The study (YAML).")],
+    more: More = None,
+    *,
+    job: JobOptions,
+) -> None:
+    """Submit a scaling study as one batch job, which trains each point on ranks of its allocation.
+
+    Give as many nodes and ranks a node as the largest point needs. Queued again, it keeps finished points.
+    """
+    present(study, "study")
+    arguments = ["scale", "run", str(study.absolute()), *(more or [])]
+    job.submit(job.request("scale", arguments, study.stem))
+
+
+def any_command(
+    words: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="A command of dhhpc.")],
+    *,
+    job: JobOptions,
+) -> None:
+    """Submit any other command of dhhpc as a job of one process: kernels build, doctor, dataset check ..."""
+    job.submit(job.request("command", words, " ".join(words[:2])))
+
+
+def present(path: Path, what: str, mend: str = "") -> None:
+    """Refuse a file that is not there, before a job waits in a queue to find that out."""
+    from dhhpc.errors import DhhpcError
+
+    if not path.is_file():
+        raise DhhpcError(f"{path}: no such {what}; check the path{mend}")
 
 
 def series_of(experiment: Path, seeds: int | None, folds: int | None) -> Series | None:

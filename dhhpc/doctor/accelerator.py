@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from dhhpc.findings import Finding
+from dhhpc.findings import Finding, ok, warn
 
 QUERY = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
 # What people install under one of several names, one for each release of CUDA.
@@ -21,22 +21,22 @@ LIBRARIES = {
 def accelerators() -> Iterator[Finding]:
     """The GPUs of this machine; with one, the libraries that are installed for it."""
     if shutil.which(QUERY[0]) is None:
-        yield Finding("GPU", "ok", "none (no nvidia-smi on PATH); dhhpc trains on the CPU")
+        yield ok("GPU", "none (no nvidia-smi on PATH); dhhpc trains on the CPU")
         return
     try:
         asked = subprocess.run(QUERY, capture_output=True, text=True, check=False, timeout=20)
     except subprocess.TimeoutExpired:
-        yield Finding("GPU", "warn", "nvidia-smi does not answer", "ask the machine's support; jobs may hang")
+        yield warn("GPU", "nvidia-smi does not answer", "ask the machine's support; jobs may hang")
         return
     found = [line.strip() for line in asked.stdout.splitlines() if line.strip()]
     if asked.returncode != 0 or not found:
-        yield Finding("GPU", "ok", "nvidia-smi finds none on this node; dhhpc trains on the CPU")
+        yield ok("GPU", "nvidia-smi finds none on this node; dhhpc trains on the CPU")
         return
     text = f"{len(found)} ({'; '.join(sorted(set(found)))}); this version of dhhpc trains on the CPU"
-    yield Finding("GPU", "warn", text, "do not pay for GPUs: choose a partition without")
+    yield warn("GPU", text, "do not pay for GPUs: choose a partition without")
     for name, packages in LIBRARIES.items():
         installed = [f"{package} {number}" for package in packages if (number := version_of(package))]
-        yield Finding(name, "ok", ", ".join(installed) or "not installed, and not needed")
+        yield ok(name, ", ".join(installed) or "not installed, and not needed")
 
 
 def version_of(package: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dhhpc.findings import Finding
+from dhhpc.findings import Finding, fail, ok
 
 BUILD = "run `dhhpc kernels build` once, on a node of the kind that jobs get"
 
@@ -19,10 +19,10 @@ def kernel_cache() -> Finding:
     text = f"{count} compiled functions for this processor in {folder}"
     if not can_be_written(folder):
         if count:
-            return Finding("kernel cache", "ok", f"{text} (read-only)")
+            return ok("kernel cache", f"{text} (read-only)")
         mend = "set DHHPC_CACHE_DIR to a folder that you can write; else every process compiles for itself"
-        return Finding("kernel cache", "fail", f"{folder} cannot be made", mend)
-    return Finding("kernel cache", "ok" if count else "warn", text, "" if count else BUILD)
+        return fail("kernel cache", f"{folder} cannot be made", mend)
+    return Finding("ok" if count else "warn", "kernel cache", text, "" if count else BUILD)
 
 
 def can_be_written(folder: Path) -> bool:

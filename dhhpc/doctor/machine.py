@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from dhhpc.findings import Finding
+from dhhpc.findings import Finding, ok, warn
 from dhhpc.mpi import processor_name
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -25,12 +25,10 @@ def processor() -> Finding:
     text = f"{processor_name()}; kernels for {cpu}, {lanes} floats a vector ({', '.join(known) or triple})"
     given = os.environ.get("NUMBA_CPU_NAME")
     if given:
-        return Finding(
-            "processor", "warn", text, f"NUMBA_CPU_NAME={given} is set; unset it for this CPU's own"
-        )
+        return warn("processor", text, f"NUMBA_CPU_NAME={given} is set; unset it for this CPU's own")
     if lanes == 4 and platform.machine() in ("x86_64", "AMD64"):
-        return Finding("processor", "warn", text, "no AVX: kernels take twice as long; use newer nodes")
-    return Finding("processor", "ok", text)
+        return warn("processor", text, "no AVX: kernels take twice as long; use newer nodes")
+    return ok("processor", text)
 
 
 def threads() -> Finding:
@@ -44,16 +42,16 @@ def threads() -> Finding:
     text = f"{cores} of {os.cpu_count()} cores may be used; kernels take {used}; load {load:.1f}"
     if quota is not None and quota < cores:
         mend = f"this container gets the time of {quota:g} cores: set OMP_NUM_THREADS={max(1, int(quota))}"
-        return Finding("threads", "warn" if used > quota else "ok", text, mend if used > quota else "")
+        return Finding("warn" if used > quota else "ok", "threads", text, mend if used > quota else "")
     asked = asked_threads(os.environ)
     if asked is not None and asked > cores:
         mend = (
             f"OMP_NUM_THREADS={asked} is more than the cores, so {cores} are used; ask for more or lower it"
         )
-        return Finding("threads", "warn", text, mend)
+        return warn("threads", text, mend)
     if load > cores:
-        return Finding("threads", "warn", text, "others are busy here: timings will not hold")
-    return Finding("threads", "ok", text)
+        return warn("threads", text, "others are busy here: timings will not hold")
+    return ok("threads", text)
 
 
 def asked_threads(environment: Mapping[str, str]) -> int | None:
@@ -76,12 +74,12 @@ def memory() -> Finding:
     free = available_memory()
     limit = memory_limit()
     if free is None:
-        return Finding("memory", "warn", "the system does not tell how much is free", "look with `free -h`")
+        return warn("memory", "the system does not tell how much is free", "look with `free -h`")
     usable = free if limit is None else min(free, limit)
     text = f"{usable / 1e9:.1f} GB free" + (f", limited to {limit / 1e9:.1f} GB" if limit is not None else "")
     if usable < LEAST_MEMORY:
-        return Finding("memory", "warn", text, "little for training; end other programs or ask for more")
-    return Finding("memory", "ok", text)
+        return warn("memory", text, "little for training; end other programs or ask for more")
+    return ok("memory", text)
 
 
 def available_memory(source: Path = Path("/proc/meminfo")) -> int | None:

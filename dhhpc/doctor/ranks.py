@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from dhhpc.errors import DhhpcError
-from dhhpc.findings import Finding
+from dhhpc.findings import Finding, fail, ok
 from dhhpc.mpi.launch import environment_for, mpiexec
 from dhhpc.mpi.launcher import detect_launcher
 
@@ -91,8 +91,8 @@ def mpi(tested: RankTest | None) -> Finding:
     if tested is None:
         found = importlib.util.find_spec("mpi4py") is not None
         text = f"mpi4py is {'installed' if found else 'missing'}; no ranks were started"
-        return Finding("MPI", "ok" if found else "warn", text, "" if found else 'pip install "dhhpc[mpi]"')
+        return Finding("ok" if found else "warn", "MPI", text, "" if found else 'pip install "dhhpc[mpi]"')
     if tested.problem:
-        return Finding("MPI", "fail", tested.problem, tested.mend)
+        return fail("MPI", tested.problem, tested.mend)
     speed = MEGABYTES / 1024 / tested.seconds
-    return Finding("MPI", "ok", f"{tested.library}; 2 ranks add up {MEGABYTES} MB at {speed:.1f} GB/s")
+    return ok("MPI", f"{tested.library}; 2 ranks add up {MEGABYTES} MB at {speed:.1f} GB/s")

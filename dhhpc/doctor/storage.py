@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dhhpc.findings import Finding
+from dhhpc.findings import Finding, fail, ok, warn
 
 LITTLE_SPACE, NO_SPACE = 5e9, 2e8  # bytes
 FEW_FILES = 10_000
@@ -25,18 +25,14 @@ def space(path: Path) -> Finding:
         "runs and shards need room: choose another folder (--output), or delete; a quota may be lower still"
     )
     if free < NO_SPACE:
-        return Finding("disk space", "fail", text, mend)
+        return fail("disk space", text, mend)
     try:
         speed = PROBE_BYTES / 1e6 / seconds_to_write(path)
     except OSError as error:
         why = "the quota is used up" if error.errno == errno.EDQUOT else error.strerror
-        return Finding(
-            "disk space", "fail", f"{path} cannot be written: {why}", "choose another folder (--path)"
-        )
+        return fail("disk space", f"{path} cannot be written: {why}", "choose another folder (--path)")
     text += f"; 32 MB written and synchronised at {speed:.0f} MB/s"
-    return Finding(
-        "disk space", "warn" if free < LITTLE_SPACE else "ok", text, mend if free < LITTLE_SPACE else ""
-    )
+    return warn("disk space", text, mend) if free < LITTLE_SPACE else ok("disk space", text)
 
 
 def seconds_to_write(path: Path) -> float:
@@ -53,11 +49,11 @@ def inodes(path: Path) -> Finding:
     """How many more files the file system takes."""
     status = os.statvfs(path)
     if status.f_files == 0:
-        return Finding("files", "ok", f"the file system of {path} sets no number of files")
+        return ok("files", f"the file system of {path} sets no number of files")
     text = f"{status.f_favail} more files fit at {path}"
     if status.f_favail < FEW_FILES:
-        return Finding("files", "warn", text, "delete small files; shards hold many images in one file")
-    return Finding("files", "ok", text)
+        return warn("files", text, "delete small files; shards hold many images in one file")
+    return ok("files", text)
 
 
 def file_locks(path: Path) -> Finding:
@@ -75,9 +71,9 @@ def file_locks(path: Path) -> Finding:
         if "lock" in str(error):
             text = f"the file system of {path} has no locks; dhhpc does without"
             mend = "for other programs that read shards: export HDF5_USE_FILE_LOCKING=FALSE"
-            return Finding("HDF5 locks", "warn", text, mend)
-        return Finding("HDF5 locks", "fail", f"{path}: {error}", "choose another folder (--path)")
-    return Finding("HDF5 locks", "ok", f"HDF5 {h5py.version.hdf5_version} can lock files at {path}")
+            return warn("HDF5 locks", text, mend)
+        return fail("HDF5 locks", f"{path}: {error}", "choose another folder (--path)")
+    return ok("HDF5 locks", f"HDF5 {h5py.version.hdf5_version} can lock files at {path}")
 
 
 def clock(path: Path) -> Finding:
@@ -88,13 +84,11 @@ def clock(path: Path) -> Finding:
             os.utime(file.name)  # the file system's own time, which of a network file system is its server's
             changed, after = os.stat(file.name).st_mtime, time.time()
     except OSError as error:
-        return Finding(
-            "clock", "warn", f"{path}: {error.strerror}", "choose a folder that can be written (--path)"
-        )
+        return warn("clock", f"{path}: {error.strerror}", "choose a folder that can be written (--path)")
     skew = min(changed - before, 0.0) + max(changed - after, 0.0)
     now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     if abs(skew) > SKEW_SECONDS:
         text = f"the file system of {path} is {skew:+.0f} s from this machine's {now}"
         mend = "times in records will not agree between machines; tell the machine's support"
-        return Finding("clock", "warn", text, mend)
-    return Finding("clock", "ok", f"{now}, and the file system agrees")
+        return warn("clock", text, mend)
+    return ok("clock", f"{now}, and the file system agrees")

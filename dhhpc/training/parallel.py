@@ -277,7 +277,8 @@ class DiLoCo(Periodic):
     """See `combinations.OuterOptimizer`; every `period` batches, counted over the ends of epochs.
 
     Attributes:
-        outer_learning_rate: of the outer step; 0.7 is the paper's.
+        outer_learning_rate: of the outer step; 0.7 in the paper. Unless given that, but more in a run of so
+            few outer steps that the model would stay behind the ranks.
         outer_momentum: of the outer step; 0.9 in the paper, with 8 ranks. Unless given, what moves `growth`
             times as far as the ranks did, in the long run, but at most 0.9, and less in a run of few outer
             steps: see `OUTER_MEMORY`.
@@ -285,7 +286,7 @@ class DiLoCo(Periodic):
 
     method: Literal["diloco"]
     period: pydantic.PositiveInt = 100
-    outer_learning_rate: pydantic.PositiveFloat = 0.7
+    outer_learning_rate: pydantic.PositiveFloat | None = None
     outer_momentum: float | None = pydantic.Field(default=None, ge=0, lt=1)
     optimizer_state: Literal["average", "keep"] = "keep"
 
@@ -293,8 +294,8 @@ class DiLoCo(Periodic):
         rate, momentum = self.outer_learning_rate, self.outer_momentum
         if momentum is None:
             remembered = 1 - OUTER_MEMORY * self.period / batches
-            momentum = max(0.0, min(0.9, 1 - rate / self.growth(ranks), remembered))
-        return combinations.OuterOptimizer(model, rate, momentum)
+            momentum = max(0.0, min(0.9, 1 - (rate or 0.7) / self.growth(ranks), remembered))
+        return combinations.OuterOptimizer(model, rate or max(0.7, 1 - momentum), momentum)
 
 
 class TwoLevel(Method):

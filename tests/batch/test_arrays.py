@@ -70,7 +70,7 @@ def test_the_script_of_an_array(request_of, tmp_path: Path) -> None:
     wish = request_of(arguments=("train", "/e.yml", "--seeds=5", "--resume"), tasks=5, at_once=2)
     text = render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/100%/job.log"))
     assert "#SBATCH --array=0-4%2\n#SBATCH --output=/100%%/job-%a.log\n" in text
-    assert text.endswith(' -m dhhpc train /e.yml --seeds=5 --resume --member "$SLURM_ARRAY_TASK_ID"\n')
+    assert ' -m dhhpc train /e.yml --seeds=5 --resume --member "$SLURM_ARRAY_TASK_ID" || code' in text
     assert quote_file_pattern("/100%/job.log") == "/100%%/job.log"
     all_at_once = render_script(fit_request(request_of(tasks=5), CLUSTER), CLUSTER, tmp_path / "job.log")
     assert "#SBATCH --array=0-4\n" in all_at_once

@@ -52,7 +52,7 @@ def test_dry_run_prints_script_and_command_and_writes_nothing(
     done = dhhpc(*arguments, "--resume", "--dry-run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert '#SBATCH --job-name="my lungs"\n' in done.stdout
-    assert f"exec srun --mpi=pmi2 {sys.executable} -m dhhpc train '{experiment}' --resume\n" in done.stdout
+    assert f"\nsrun --mpi=pmi2 {sys.executable} -m dhhpc train '{experiment}' --resume || " in done.stdout
     assert "# submitted by: sbatch --parsable " in done.stdout
     assert not home.exists()
     as_json = json.loads(dhhpc(*arguments, "--dry-run", "--json", folder=tmp_path).stdout)
@@ -84,7 +84,18 @@ def test_a_local_job_from_submit_to_logs(tmp_path: Path, experiment: Path) -> No
         (["--site", "virtual-cluster", "--time", "5", "--nodes", "3"], "--nodes 3: .* use --nodes 2"),
         (["--site", "virtual-cluster", "--time", "soon"], "--time 'soon' is no time"),
         (["--site", "virtual-cluster", "--time", "5"], "this machine has no SLURM .* or use --site local"),
-        (["--site", "nowhere"], "--site nowhere: no such site; known sites: local"),
+        (["--site", "lumi-c", "--time", "5"], "--account: is missing, and site lumi-c needs one; give --acc"),
+        (
+            ["--site", "marenostrum5-gpp", "--time", "5", "--account", "a"],
+            "--qos: is missing, and site maren",
+        ),
+        (["--site", "pbs-pro", "--time", "5", "--threads", "2"], "--name 'my lungs': PBS .* --name my_lungs"),
+        (
+            ["--site", "pbs-pro", "--time", "5", "--threads", "2", "--name", "lungs"],
+            "--site pbs-pro: dhhpc does not submit to PBS yet; print the script with --dry-run",
+        ),
+        (["--site", "slurm-mpich", "--time", "5"], "--threads: is missing, .* --set node.cores=N"),
+        (["--site", "nowhere"], "--site nowhere: no such site; known sites: .*, local, "),
         (["--site", "missing.yml"], "missing.yml: no such file"),
     ],
 )
@@ -109,9 +120,10 @@ def test_a_missing_experiment_is_told(tmp_path: Path) -> None:
 
 def test_sites_are_listed_and_shown(tmp_path: Path, home: Path) -> None:
     rows = json.loads(dhhpc("site", "list", "--json", folder=tmp_path).stdout)
-    assert {row["name"]: row["scheduler"] for row in rows} == {"local": "local", "virtual-cluster": "slurm"}
+    schedulers = {row["name"]: row["scheduler"] for row in rows}
+    assert (schedulers["local"], schedulers["lumi-c"], schedulers["pbs-pro"]) == ("local", "slurm", "pbs")
     listed = dhhpc("site", "list", folder=tmp_path).stdout.splitlines()
-    assert [line.split()[:2] for line in listed] == [["local", "local"], ["virtual-cluster", "slurm"]]
+    assert [line.split()[:2] for line in listed] == [list(pair) for pair in sorted(schedulers.items())]
     shown = json.loads(dhhpc("site", "show", "virtual-cluster", "--json", folder=tmp_path).stdout)
     assert shown["launcher"] == "srun --mpi=pmi2"
     assert "launcher: srun --mpi=pmi2" in dhhpc("site", "show", "virtual-cluster", folder=tmp_path).stdout

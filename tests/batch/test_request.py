@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dhhpc.batch.request import fit_request
-from dhhpc.batch.site import Node, Partition, Site
+from dhhpc.batch.site import Node, Partition, QosLimits, Site
 from dhhpc.errors import DhhpcError
 
 SITE = Site(
@@ -64,6 +64,77 @@ def test_what_the_site_cannot_hold_is_refused(request_of, wish: dict[str, object
     assert "\n" not in str(caught.value)
 
 
+MACHINE = Site(
+    name="machine",
+    scheduler="slurm",
+    launcher="srun",
+    account="required",
+    partitions=[
+        Partition(
+            name="cpu",
+            max_nodes=16,
+            max_time="1-00:00:00",
+            node=Node(cores=8),
+            qos_limits=[
+                QosLimits(name="debug", max_nodes=2, max_time="30"),
+                QosLimits(name="big", min_nodes=17, max_nodes=64),
+            ],
+        ),
+        Partition(name="gpu", max_nodes=4, max_time="1-00:00:00", node=Node(cores=8, gpus=4), qos="gpus"),
+    ],
+)
+
+
+def test_a_qos_has_limits_of_its_own(request_of) -> None:
+    fitted = fit_request(request_of(account="a", nodes=64, qos="big", seconds=86400), MACHINE)
+    assert (fitted.account, fitted.qos, fitted.gpus) == ("a", "big", 0)
+    assert fit_request(request_of(account="a", qos="unlisted", nodes=16), MACHINE).qos == "unlisted"
+
+
+def test_a_job_has_the_graphics_processors_and_the_qos_of_its_partition(request_of) -> None:
+    fitted = fit_request(request_of(account="a", partition="gpu"), MACHINE)
+    assert (fitted.qos, fitted.gpus) == ("gpus", 4)
+    assert fit_request(request_of(account="a", partition="gpu", gpus=0), MACHINE).gpus == 0
+
+
+def test_without_partitions_the_scheduler_decides(request_of) -> None:
+    anything = Site(name="any", scheduler="slurm", launcher="srun")
+    fitted = fit_request(request_of(threads=3, nodes=500, seconds=10**7, gpus=2), anything)
+    assert (fitted.partition, fitted.threads, fitted.gpus) == (None, 3, 2)
+    assert fit_request(request_of(threads=3, partition="mine"), anything).partition == "mine"
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (
+            {"account": None},
+            "--account: is missing, and site machine needs one; .* into .*/sites/machine.yml",
+        ),
+        ({"nodes": 17}, "cpu of site machine gives a job at most 16; use --nodes 16 or --qos big"),
+        (
+            {"nodes": 4, "qos": "debug"},
+            "under QOS debug gives a job at most 2; use --nodes 2 or --partition gpu",
+        ),
+        (
+            {"nodes": 4, "qos": "big"},
+            "under QOS big takes jobs of at least 17; use --nodes 17 or --partition",
+        ),
+        ({"seconds": 3600, "qos": "debug"}, "under QOS debug takes at most 00:30:00"),
+        ({"qos": "a b"}, "--qos 'a b' is no name"),
+        ({"account": ""}, "--account '' is no name"),
+        ({"gpus": 1}, "--gpus 1: a node of partition cpu of site machine has 0; use --gpus 0"),
+        ({"gpus": -1}, "--gpus -1: must be at least 0"),
+    ],
+)
+def test_what_a_machine_of_projects_cannot_hold_is_refused(
+    request_of, wish: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DhhpcError, match=message) as caught:
+        fit_request(request_of(**({"account": "a"} | wish)), MACHINE)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
@@ -71,6 +142,8 @@ def test_what_the_site_cannot_hold_is_refused(request_of, wish: dict[str, object
         ({"ranks_per_node": 5}, "--ranks-per-node 5: site here has 4 cores; use --ranks-per-node 4"),
         ({"partition": "main"}, "--partition main: site here runs jobs on this machine and has none"),
         ({"account": "a"}, "--account a: "),
+        ({"qos": "q"}, "--qos q: "),
+        ({"gpus": 1}, "--gpus 1: "),
     ],
 )
 def test_what_this_machine_cannot_hold_is_refused(request_of, wish: dict[str, object], message: str) -> None:

@@ -56,8 +56,8 @@ def test_partitions_may_have_nodes_of_their_own(tmp_path: Path) -> None:
     ("before", "after", "line", "words"),
     [
         ("launcher", "luncher", 3, "did you mean `launcher`?"),
-        ("slurm", "slrum", 2, "'slurm' or 'local'"),
         ("cores: 48", "watts: {busy: 9, idle: 20}, cores: 48", 4, "idle 20 is more than busy 9"),
+        ("slurm", "slrum", 2, "'slurm', 'pbs' or 'local'"),
         ("cores: 48", "cores: 0", 4, "cores"),
         ('"1-00:00:00"', "1:00:00", 6, 'write the time between quotes, e.g. "01:00:00"'),
         ('"1-00:00:00"', '"1 day"', 6, "'1 day' is no time"),
@@ -68,6 +68,22 @@ def test_partitions_may_have_nodes_of_their_own(tmp_path: Path) -> None:
         ("node: {", "options: [exclusive]\nnode: {", 4, "is no sbatch option"),
         ("node: {", 'options: ["--x=\\n#SBATCH --y"]\nnode: {', 4, "is no sbatch option"),
         ("node: {", 'modules: ["mpi; reboot"]\nnode: {', 4, "is no name"),
+        ("node: {", "scratch: scratch\nnode: {", 4, "'scratch' is no path on the nodes; write /folder or ${"),
+        ("node: {", "scratch: $SCRATCH\nnode: {", 4, "write /folder or ${VARIABLE}/folder"),
+        ("node: {", "container: {img: /a}\nnode: {", 4, "did you mean `image`?"),
+        (
+            "node: {",
+            "container: {image: /a, binds: ['/a:/b']}\nnode: {",
+            4,
+            "--bind takes no path with : or ,",
+        ),
+        ("node: {", "gpu_option: --gres=gpu\nnode: {", 4, "says no number; write {gpus}"),
+        ("node: {", "default_partition: standrad\nnode: {", 1, "did you mean standard?"),
+        ("node: {", "options: [-l place=excl]\nnode: {", 1, "is no option of slurm; write it like"),
+        ("srun --mpi=pmi2", "mpirun -n {rank}", 3, "{rank} stands for nothing; known: {ranks}, {nodes}"),
+        ("slurm", "pbs\nqos: normal", 1, "a pbs site has no qos; remove them"),
+        ("max_time:", "qos_limit: [], max_time:", 6, "did you mean `qos_limits`?"),
+        ("name: cluster", "name: 'a b'", 1, "'a b' is no name"),
     ],
 )
 def test_a_wrong_config_names_its_line_and_the_mend(

@@ -95,12 +95,14 @@ def test_cancel_reaches_the_ranks(start) -> None:
 
 
 @pytest.mark.parametrize("name", ["a 'b' \"c\" \\ #d", "$(touch hacked) `e` ;f", "%j é\u00a0%%"])
-def test_job_names_reach_the_scheduler_literally(
-    start, cluster: VirtualCluster, tmp_path: Path, name: str
+def test_names_and_options_reach_the_scheduler_literally(
+    cluster: VirtualCluster, request_of, tmp_path: Path, name: str
 ) -> None:
-    job = start("pass", name=name)
-    shown = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%j")
-    assert shown == f"{name}\n"
+    (tmp_path / "dhhpc.py").write_text("pass")
+    site = read_site("virtual-cluster").model_copy(update={"options": [f"--comment={name}"]})
+    job = submit(request_of(name=name), site)
+    shown = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%j|%k")
+    assert shown == f"{name}|{name}\n"
     assert SLURM.wait(job, timeout=40) == JobStatus("COMPLETED", 0)
     assert not list(tmp_path.glob("**/hacked"))
 
@@ -112,6 +114,24 @@ def test_what_slurm_refuses_is_told_in_one_line(cluster: VirtualCluster, request
         submit(request_of(), wrong)
     assert "\n" not in str(caught.value)
     assert list((home / "state" / "dhhpc" / "jobs").iterdir()) == []
+
+
+def test_variables_that_sbatch_puts_before_the_script_are_refused(
+    cluster: VirtualCluster, request_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "short")
+    with pytest.raises(
+        DhhpcError, match="SBATCH_PARTITION=short: sbatch puts it before the script's own main"
+    ):
+        submit(request_of(partition="main"), read_site("virtual-cluster"))
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "5")
+    with pytest.raises(DhhpcError, match="SBATCH_TIMELIMIT=5: sbatch puts it before the script's own value"):
+        submit(request_of(), read_site("virtual-cluster"))
+    monkeypatch.delenv("SBATCH_TIMELIMIT")
+    job = submit(request_of(arguments=("--version",)), read_site("virtual-cluster"))
+    shown = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%P")
+    assert shown.strip() == "short"
+    SLURM.wait(job, timeout=40)
 
 
 def test_a_job_that_slurm_has_forgotten_is_unknown(start) -> None:

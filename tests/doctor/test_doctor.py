@@ -30,12 +30,12 @@ def test_the_whole_page(tmp_path):
     finished = doctor("--path", str(tmp_path), "--json", PATH=str(tools))
     findings = {finding["subject"]: finding for finding in json.loads(finished.stdout)}
     assert findings.keys() == SUBJECTS
-    assert findings["MPI"]["state"] == "ok", findings["MPI"]
+    assert findings["MPI"]["level"] == "ok", findings["MPI"]
     assert "2 ranks add up" in findings["MPI"]["text"]
-    assert findings["SLURM"]["state"] == "ok"
+    assert findings["SLURM"]["level"] == "ok"
     assert "--site local" in findings["SLURM"]["mend"]
     assert f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores" in findings["threads"]["text"]
-    failed = [finding for finding in findings.values() if finding["state"] == "fail"]
+    failed = [finding for finding in findings.values() if finding["level"] == "fail"]
     assert finished.returncode == (1 if failed else 0), finished.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]  # it leaves nothing
 
@@ -50,7 +50,7 @@ def test_a_folder_that_is_missing():
 def test_a_cluster_is_found(cluster, tmp_path):
     finished = doctor("--path", str(tmp_path), "--json", **cluster.environment)
     findings = {finding["subject"]: finding for finding in json.loads(finished.stdout)}
-    assert findings["SLURM"]["state"] == "ok"
+    assert findings["SLURM"]["level"] == "ok"
     assert "partitions: main, short" in findings["SLURM"]["text"]
     assert "for this MPI: srun --mpi=pm" in findings["SLURM and MPI"]["text"]
 
@@ -64,21 +64,21 @@ def test_a_cluster_that_does_not_answer(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (finding,) = scheduler.slurm(None)
-    assert (finding.state, finding.text[-17:]) == ("fail", "Unable to contact")
+    assert (finding.level, finding.text[-17:]) == ("fail", "Unable to contact")
 
 
 def test_a_full_disk_and_a_folder_that_takes_no_files():
-    assert storage.space(Path("/proc")).state == "fail"  # has no room, and says so
-    assert storage.inodes(Path("/proc")).state == "ok"
-    assert storage.file_locks(Path("/proc")).state == "fail"
-    assert storage.clock(Path("/proc")).state == "warn"
+    assert storage.space(Path("/proc")).level == "fail"  # has no room, and says so
+    assert storage.inodes(Path("/proc")).level == "ok"
+    assert storage.file_locks(Path("/proc")).level == "fail"
+    assert storage.clock(Path("/proc")).level == "warn"
 
 
 def test_ranks_that_do_not_meet(monkeypatch):
     monkeypatch.setattr(ranks, "mpiexec", lambda count: ["env"])  # starts one, which was promised two
     tested = ranks.two_ranks()
     finding = ranks.mpi(tested)
-    assert finding.state == "fail"
+    assert finding.level == "fail"
     assert "two ranks under env fail: the MPI world has 1 rank but 2 were asked for" in finding.text
     assert "pip install --no-binary mpi4py" in finding.mend
     monkeypatch.setattr(ranks, "mpiexec", lambda count: ["sleep", "60", "#"])
@@ -124,7 +124,7 @@ def test_limits_of_a_container(tmp_path):
 def test_more_threads_than_cores(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     finding = machine.threads()
-    assert finding.state == "warn"
+    assert finding.level == "warn"
     assert "OMP_NUM_THREADS=4096" in finding.mend
 
 
@@ -135,7 +135,7 @@ def test_an_empty_cache_and_one_that_cannot_be_made(tmp_path, monkeypatch):
     assert kernels.kernel_cache().mend == kernels.BUILD
     monkeypatch.setattr(dhhpc_kernels.cache, "cache_folder", lambda: Path("/proc/kernels"))
     monkeypatch.setattr(kernels, "can_be_written", lambda folder: False)  # root may write everywhere
-    assert kernels.kernel_cache().state == "fail"
+    assert kernels.kernel_cache().level == "fail"
 
 
 def test_a_gpu_is_told_with_what_it_costs(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_a_gpu_is_told_with_what_it_costs(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     first, *libraries = accelerator.accelerators()
-    assert (first.state, first.text[:31]) == ("warn", "1 (NVIDIA H100 80GB HBM3, 81559")
+    assert (first.level, first.text[:31]) == ("warn", "1 (NVIDIA H100 80GB HBM3, 81559")
     assert [finding.subject for finding in libraries] == ["CuPy", "cuDNN", "NCCL"]
 
 

@@ -115,7 +115,8 @@ def test_block_momentum_goes_as_far_as_one_rank_would_have_gone(options, times):
     [
         (64_000, {}, 0.7, 0.9),  # the paper's run; 0.7 / (1 - 0.9) is less than 8
         (32_000, {}, 0.7, 0.8),  # half as many outer steps: half the memory
-        (5_000, {}, 0.7, 0.0),
+        (5_000, {}, 1.0, 0.0),  # the mean of the ranks
+        (8_000, {}, 0.8, 0.2),  # 0.8 / (1 - 0.2) = 1
         (64_000, {"batch": "divide"}, 0.7, 0.3),  # 0.7 / (1 - 0.3) = 1
         (64_000, {"scale_learning_rate": "square_root"}, 0.7, 1 - 0.7 / 8**0.5),
         (64_000, {"batch": "divide", "outer_learning_rate": 1.5}, 1.5, 0.0),

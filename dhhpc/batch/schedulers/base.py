@@ -19,12 +19,17 @@ class Scheduler(ABC):
         """Raise DhhpcError when this machine cannot submit to the site; names the mend."""
 
     @abstractmethod
-    def command(self, script: Path) -> list[str]:
-        """The command line that submits `script`, for people to read or repeat."""
+    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
+        """The command line that submits `script`, for people to read or repeat.
+
+        Args:
+            after: ids of jobs that must complete first; if one does not, the job is cancelled.
+        """
 
     @abstractmethod
-    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
-        """Submit `script`, whose output goes to `log`, for at most `seconds`; the job's id.
+    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
+        """Submit `script`, whose output goes to `log`, for at most `seconds`, behind the jobs `after`; the
+        job's id.
 
         Raises:
             DhhpcError: the scheduler refuses it, with its own words.

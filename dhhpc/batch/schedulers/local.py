@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.jobs import JobRecord, JobStatus, find_job
+from dhhpc.batch.processes import start_time
 from dhhpc.batch.schedulers import supervisor
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_json
 
-PROCESS = "process.json"
 SUPERVISE = f"from {supervisor.__name__} import main; main()"
 
 
@@ -27,15 +27,18 @@ class LocalScheduler(Scheduler):
     def check_usable(self, site: str) -> None:
         """This machine can always run a job."""
 
-    def command(self, script: Path) -> list[str]:
+    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
         return ["bash", str(script)]
 
-    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
+    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
         folder = script.parent
-        limit = [] if seconds is None else [str(seconds)]
+        limit = "none" if seconds is None else str(seconds)
+        parents = [find_job(identifier).folder for identifier in after]
+        if parents:
+            (folder / supervisor.WAITING).touch()
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISE, str(script), str(folder), *limit],
+                [sys.executable, "-c", SUPERVISE, str(script), str(folder), limit, *parents],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -43,8 +46,7 @@ class LocalScheduler(Scheduler):
                 # A signal that comes before the supervisor can take it waits.
                 preexec_fn=supervisor.block,
             )
-        # A process number alone may be handed to another program one day; its start time tells them apart.
-        write_json(folder / PROCESS, {"process": process.pid, "started": start_time(process.pid)})
+        write_json(folder / supervisor.PROCESS, {"process": process.pid, "started": start_time(process.pid)})
         return f"local-{folder.name}"
 
     def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
@@ -52,13 +54,13 @@ class LocalScheduler(Scheduler):
 
     def cancel(self, job: JobRecord) -> None:
         folder = Path(job.folder)
-        process = running_process(folder)
+        process = supervisor.running_process(folder)
         if process is None:
             raise DhhpcError(f"job {job.id}: is over already ({status_in(folder).state}); nothing to cancel")
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
         end = time.monotonic() + supervisor.GRACE + 5
-        while running_process(folder) is not None:
+        while supervisor.running_process(folder) is not None:
             if time.monotonic() > end:
                 raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
             time.sleep(0.05)
@@ -66,28 +68,9 @@ class LocalScheduler(Scheduler):
 
 def status_in(folder: Path) -> JobStatus:
     # The process is looked at before the result, which it writes last.
-    running = running_process(folder) is not None
+    running = supervisor.running_process(folder) is not None
     if (folder / supervisor.RESULT).exists():
         return JobStatus(**read_json(folder / supervisor.RESULT))
-    return JobStatus("RUNNING" if running else "FAILED")
-
-
-def running_process(folder: Path) -> int | None:
-    """The supervisor of the job in `folder` while it runs."""
-    mark = read_json(folder / PROCESS)
-    process = int(mark["process"])
-    return process if start_time(process) == mark["started"] else None
-
-
-def start_time(process: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it has ended.
-
-    These are fields 22 and 3 of its stat file (proc(5)).
-    """
-    try:
-        text = Path(f"/proc/{process}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may hold spaces and parentheses: count from behind the last one.
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    if running:
+        return JobStatus("PENDING" if (folder / supervisor.WAITING).exists() else "RUNNING")
+    return JobStatus("FAILED")

@@ -26,12 +26,13 @@ class SlurmScheduler(Scheduler):
                 f"or use --site local to run here"
             )
 
-    def command(self, script: Path) -> list[str]:
-        return ["sbatch", "--parsable", str(script)]
+    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
+        waits = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+        return ["sbatch", "--parsable", *waits, str(script)]
 
-    def submit(self, script: Path, log: Path, seconds: int | None) -> str:
+    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
         # The script's directives hold its log and time limit.
-        output = run(self.command(script))
+        output = run(self.command(script, after))
         # --parsable prints "id" or "id;cluster".
         identifier = output.strip().split(";")[0]
         if not identifier.isdigit():

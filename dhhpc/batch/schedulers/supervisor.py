@@ -11,21 +11,33 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from dhhpc.files import write_json
+from dhhpc.batch.processes import start_time
+from dhhpc.files import read_json, write_json
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-RESULT = "result.json"
+# In a job's folder: its supervisor, whether it waits for other jobs, and how it ended.
+PROCESS, WAITING, RESULT = "process.json", "waiting", "result.json"
 # How long the script may take to end after SIGTERM, in seconds.
 GRACE = 30.0
+# How often a job looks whether the ones before it are over, in seconds.
+WAIT_SECONDS = 0.5
 
 
-def supervise(script: Path, folder: Path, seconds: float | None) -> None:
-    """Run `script` for at most `seconds` and write how it ended to `folder`."""
+def supervise(script: Path, folder: Path, seconds: float | None, parents: Sequence[Path]) -> None:
+    """Once the jobs in the folders `parents` have completed, run `script` for at most `seconds`; write how
+    that ended to `folder`."""
     ended_by = None
     block()
+    for parent in parents:
+        if not has_completed(parent):
+            print(f"job: not started, as {parent.name} has not completed", flush=True)
+            write_json(folder / RESULT, {"state": "CANCELLED", "exit_code": None})
+            return
+    (folder / WAITING).unlink(missing_ok=True)
     job = subprocess.Popen(["bash", str(script)], preexec_fn=unblock)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -56,6 +68,23 @@ def supervise(script: Path, folder: Path, seconds: float | None) -> None:
     write_json(folder / RESULT, {"state": state, "exit_code": code if code >= 0 else 128 - code})
 
 
+def has_completed(folder: Path) -> bool:
+    """Wait for the job in `folder`; whether it completed. False, too, when this one is cancelled."""
+    while not (folder / RESULT).exists():
+        if signal.sigtimedwait([signal.SIGTERM], WAIT_SECONDS) is not None:
+            return False
+        if running_process(folder) is None and not (folder / RESULT).exists():
+            return False  # its supervisor was killed
+    return bool(read_json(folder / RESULT)["state"] == "COMPLETED")
+
+
+def running_process(folder: Path) -> int | None:
+    """The supervisor of the job in `folder` while it runs."""
+    mark = read_json(folder / PROCESS)
+    process = int(mark["process"])
+    return process if start_time(process) == mark["started"] else None
+
+
 def block() -> None:
     """Hold signals back; programs started meanwhile hold them back too, until they unblock them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -75,6 +104,7 @@ def end_session() -> None:
 
 
 def main() -> None:
-    """Take SCRIPT FOLDER [SECONDS] from the command line."""
-    script, folder, *limit = sys.argv[1:]
-    supervise(Path(script), Path(folder), float(limit[0]) if limit else None)
+    """Take SCRIPT FOLDER SECONDS|none [PARENT...] from the command line."""
+    script, folder, limit, *parents = sys.argv[1:]
+    seconds = None if limit == "none" else float(limit)
+    supervise(Path(script), Path(folder), seconds, [Path(parent) for parent in parents])

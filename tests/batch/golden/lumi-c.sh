@@ -1,0 +1,38 @@
+#!/bin/bash
+#SBATCH --job-name=lungs
+#SBATCH --partition=standard
+#SBATCH --account=project1
+#SBATCH --nodes=2
+#SBATCH --ntasks=4
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=64
+#SBATCH --time=00:20:00
+#SBATCH --array=0-4%2
+#SBATCH --output=/home/me/.local/state/dhhpc/jobs/1/job-%a.log
+#SBATCH --open-mode=append
+#SBATCH --mem=0
+# 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.
+#SBATCH --signal=USR1@120
+# Written by `dhhpc submit` for the site lumi-c.
+set -euo pipefail
+
+# As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-64}
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS
+# A rank that dies ends the job, seconds later: the others would wait for it until the time limit.
+export SLURM_WAIT=${SLURM_WAIT:-60}
+# The ranks compare their world with this number: an MPI that does not fit the launcher makes worlds of one.
+export DHHPC_EXPECTED_RANKS=4
+# What the job finds, but for what may be secret.
+compgen -e | grep -Eiv 'token|secret|passw|key|credential|auth|cookie' | sort | while read -r name; do
+    [[ ${!name} == *://*@* ]] || printf '%s=%q\n' "$name" "${!name}"
+done > /home/me/.local/state/dhhpc/jobs/1/environment.txt"-$SLURM_ARRAY_TASK_ID" || true
+
+cd -- '/home/me/my data'
+# Once, on this node: all ranks find the kernels compiled.
+/home/me/venv/bin/python -m dhhpc kernels build
+code=0
+# SLURM signals the ranks by itself; this script outlives them, to see how they ended.
+trap : TERM
+srun --mpi=cray_shasta --cpu-bind=cores /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID" ${SLURM_RESTART_COUNT:+--resume} || code=$?
+exit "$code"
