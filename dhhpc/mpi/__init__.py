@@ -1,6 +1,8 @@
 """The world of ranks, averaging and watching over it, how work is dealt to it. Knows arrays, not networks."""
 
 from dhhpc.mpi.averaging import average
+from dhhpc.mpi.compressed_sum import CompressedSum
+from dhhpc.mpi.compression import BFloat16, Compression, Float16, TopK
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
@@ -13,10 +15,15 @@ from dhhpc.mpi.world import Pending, World, check_world, connect
 
 __all__ = [
     "TRY_AGAIN",
+    "BFloat16",
+    "CompressedSum",
+    "Compression",
+    "Float16",
     "Levels",
     "Pending",
     "Progress",
     "Timeline",
+    "TopK",
     "TraceFile",
     "World",
     "average",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 import pydantic
 
 from dhhpc.documents import Document
-from dhhpc.mpi import World, levels_of
+from dhhpc.mpi import Compression, World, levels_of
 from dhhpc.training import combinations, periods
 from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
+from dhhpc.training.compression import CompressionChoice
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.spatial import SpatialTraining
 from dhhpc.training.two_level import TwoLevelAveraging
@@ -30,11 +31,27 @@ class Method(Document, ABC):
             2014) for a global batch that grows; `schedule.warmup_epochs` eases it in.
         split: `equal`: every rank takes as much of a batch; `measured`: in proportion to its speed, measured
             before the first epoch, and again in each epoch, for ranks on unlike or busy nodes.
+        compression: of what ranks send; see `CompressionChoice`.
     """
+
+    compresses: ClassVar[bool] = True
 
     batch: Literal["multiply", "divide"] = "multiply"
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
     split: Literal["equal", "measured"] = "equal"
+    compression: CompressionChoice | None = None
+
+    @pydantic.field_validator("compression")
+    @classmethod
+    def _check_compression(cls, value: CompressionChoice | None) -> CompressionChoice | None:
+        if value is not None and not cls.compresses:
+            name = cls.model_fields["method"].annotation
+            raise ValueError(f"method {get_args(name)[0]} compresses nothing; leave compression out")
+        return value
+
+    def compress(self) -> Compression | None:
+        """How, if ranks do."""
+        return None if self.compression is None else self.compression.create()
 
     def dealt(self, ranks: int) -> int:
         """Among how many the samples of a batch are dealt out: the ranks, or 1 if each gets all."""
@@ -77,7 +94,7 @@ class Gradient(Method):
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
         bucket_floats = math.ceil(self.bucket_megabytes * 2**20 / 4)
         synchronised = self.batch_normalization == "synchronised"
-        return GradientAveraging(world, model, meeting, bucket_floats, synchronised)
+        return GradientAveraging(world, model, meeting, bucket_floats, synchronised, self.compress())
 
 
 class Periodic(Method):
@@ -101,7 +118,9 @@ class Periodic(Method):
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
         averages_optimizer = self.optimizer_state == "average"
         combination = self.combination(model, world.size)
-        return PeriodicAveraging(world, model, meeting, self.choice(), combination, averages_optimizer)
+        return PeriodicAveraging(
+            world, model, meeting, self.choice(), combination, averages_optimizer, self.compress()
+        )
 
 
 class FixedPeriod(Periodic):
@@ -198,7 +217,7 @@ class LocalSGD(Periodic):
         return periods.SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
 
     def create(self, world: World, model: Model, meeting: Meeting) -> Averaging:
-        first = Gradient().create(world, model, meeting)
+        first = Gradient(compression=self.compression).create(world, model, meeting)
         return SwitchedAveraging(first, super().create(world, model, meeting), self.switch_epoch)
 
 
@@ -263,6 +282,8 @@ class TwoLevel(Method):
         optimizer_state: `average`, or `keep`: every rank has its own.
     """
 
+    compresses = False
+
     method: Literal["two-level"]
     near_period: pydantic.PositiveInt = 2
     period: pydantic.PositiveInt = 16
@@ -285,6 +306,8 @@ class TwoLevel(Method):
 
 class Spatial(Method):
     """See `SpatialTraining`. All ranks load the same samples, so the batch is that of the experiment."""
+
+    compresses = False
 
     method: Literal["spatial"]
     batch: Literal["multiply"] = "multiply"
