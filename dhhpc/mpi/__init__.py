@@ -6,6 +6,7 @@ from dhhpc.mpi.compression import BFloat16, Compression, Float16, TopK
 from dhhpc.mpi.cores import cores_per_rank, pin_to_cores
 from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
+from dhhpc.mpi.hierarchy import Hierarchy
 from dhhpc.mpi.launch import launch
 from dhhpc.mpi.progress import Progress
 from dhhpc.mpi.timeline import Timeline, TraceFile
@@ -19,6 +20,7 @@ __all__ = [
     "CompressedSum",
     "Compression",
     "Float16",
+    "Hierarchy",
     "Levels",
     "Pending",
     "Progress",

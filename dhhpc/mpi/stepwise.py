@@ -55,7 +55,7 @@ class Line:
         self.world, self.name = world, name
         self.under_way: deque[Stepwise] = deque()
 
-    def begin(self, steps: Steps, array_bytes: int, counted: int | None) -> Pending:
+    def begin(self, steps: Steps, array_bytes: int, counted: int | None) -> Stepwise:
         """Take the first of `steps`.
 
         Args:
@@ -66,7 +66,8 @@ class Line:
         each = Stepwise(self, steps, timeline.begin(self.name, time.perf_counter(), array_bytes))
         with self.world.inside(f"begin_{self.name}", counted):
             each.step()
-        self.under_way.append(each)
+            self.under_way.append(each)
+            self._advance()
         return each
 
     def advance(self) -> None:

@@ -32,14 +32,21 @@ class Method(Document, ABC):
         split: `equal`: every rank takes as much of a batch; `measured`: in proportion to its speed, measured
             before the first epoch, and again in each epoch, for ranks on unlike or busy nodes.
         compression: of what ranks send; see `CompressionChoice`.
+        hierarchy: `flat`: sums are MPI's own, which may or may not heed what ranks share; `nodes`: ranks of a
+            node combine in memory that they share, and one of them talks to other nodes (see `Hierarchy`).
+        ranks_per_node: with `nodes`, so many ranks with neighbouring numbers combine in place of those that
+            share memory, for instance those of a socket.
     """
 
     compresses: ClassVar[bool] = True
+    sums_by_nodes: ClassVar[bool] = True
 
     batch: Literal["multiply", "divide"] = "multiply"
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
     split: Literal["equal", "measured"] = "equal"
     compression: CompressionChoice | None = None
+    hierarchy: Literal["flat", "nodes"] = "flat"
+    ranks_per_node: pydantic.PositiveInt | None = None
 
     @pydantic.field_validator("compression")
     @classmethod
@@ -47,6 +54,22 @@ class Method(Document, ABC):
         if value is not None and not cls.compresses:
             name = cls.model_fields["method"].annotation
             raise ValueError(f"method {get_args(name)[0]} compresses nothing; leave compression out")
+        return value
+
+    @pydantic.field_validator("hierarchy")
+    @classmethod
+    def _check_hierarchy(cls, value: str, info: pydantic.ValidationInfo) -> str:
+        if value == "nodes" and not cls.sums_by_nodes:
+            raise ValueError("method two-level has one of its own; leave hierarchy out")
+        if value == "nodes" and info.data.get("compression") is not None:
+            raise ValueError("does not go with parallel.compression; leave one of them out")
+        return value
+
+    @pydantic.field_validator("ranks_per_node")
+    @classmethod
+    def _check_ranks_per_node(cls, value: int | None, info: pydantic.ValidationInfo) -> int | None:
+        if value is not None and info.data.get("hierarchy") == "flat":
+            raise ValueError("is of parallel.hierarchy: nodes; set that too, or leave this out")
         return value
 
     def compress(self) -> Compression | None:
@@ -283,6 +306,7 @@ class TwoLevel(Method):
     """
 
     compresses = False
+    sums_by_nodes = False
 
     method: Literal["two-level"]
     near_period: pydantic.PositiveInt = 2
