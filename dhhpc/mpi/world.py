@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from dhhpc.mpi.launcher import EXPECTED_RANKS, Launcher, detect_launcher
 from dhhpc.mpi.library import start_mpi
 from dhhpc.mpi.progress import Progress
 from dhhpc.mpi.timeline import Timeline
+
+if TYPE_CHECKING:
+    from dhhpc.mpi.hierarchy import Hierarchy
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +65,9 @@ class World:
         whole: the world that this one is a part of, which counts for it; None for the whole.
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one,
             and in a part.
+        hierarchy: what sums larger arrays in its place, if anything does.
         messages, bytes_sent: collectives called and arrays sent so far, and payload bytes handed to them.
+        bytes_in_node: put into memory that the ranks of a node share, in place of being sent.
         seconds: wall time spent on them.
         progress: what this rank is doing.
         timeline: where that is recorded, on request.
@@ -79,8 +84,10 @@ class World:
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
+        self.hierarchy: Hierarchy | None = None
         self.messages = 0
         self.bytes_sent = 0
+        self.bytes_in_node = 0
         self.seconds = 0.0
         self.progress = Progress()
         self.timeline = Timeline()
@@ -100,6 +107,9 @@ class World:
     def allreduce_sum(self, array: Array) -> None:
         """Replace `array` (any shape, numeric) by its sum over the ranks, the same bits on every rank."""
         if self._communicator is None:
+            return
+        if self.hierarchy is not None and self.hierarchy.takes(array):
+            self.hierarchy.begin(array).wait()
             return
         from mpi4py import MPI
 
@@ -121,6 +131,8 @@ class World:
         All ranks must begin the same things in the same order; other collectives may come in between.
         A world of one has nothing to begin.
         """
+        if self.hierarchy is not None and self.hierarchy.takes(array):
+            return self.hierarchy.begin(array)
         from mpi4py import MPI
 
         return self._begin(array, MPI.SUM)

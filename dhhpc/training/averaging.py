@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dhhpc.mpi import Pending, World, average
+from dhhpc.errors import DhhpcError
+from dhhpc.mpi import CompressedSum, Compression, Pending, World, average
 from dhhpc.training.combinations import Array, Combination
+from dhhpc.training.compression import CompressedMean
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.periods import History, Period
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from dhhpc.eddl import Model
 
 COUNTERS = "averaging/counters"
+# What compression has left over, of which only the sum over the ranks matters.
+UNSENT_GRADIENTS, UNSENT_PARAMETERS = "averaging/unsent gradients", "averaging/unsent parameters"
 
 
 class Averaging(ABC):
@@ -103,10 +107,17 @@ class GradientAveraging(Averaging):
     Args:
         bucket_floats: gradients of a bucket, at least; 0 to send all of them after the backward pass.
         synchronised: batch normalisation takes the statistics of all ranks' batches.
+        compression: of each bucket.
     """
 
     def __init__(
-        self, world: World, model: Model, meeting: Meeting, bucket_floats: int, synchronised: bool = False
+        self,
+        world: World,
+        model: Model,
+        meeting: Meeting,
+        bucket_floats: int,
+        synchronised: bool = False,
+        compression: Compression | None = None,
     ) -> None:
         super().__init__(world, model, meeting)
         self.averages_gradients = world.size > 1
@@ -120,6 +131,13 @@ class GradientAveraging(Averaging):
         self.edges = [size * number // buckets for number in range(buckets + 1)]
         self.unsent = buckets
         self.pending: deque[Pending] = deque()
+        self.compressed: CompressedSum | None = None
+        if compression is not None and world.size > 1:
+            self.compressed = CompressedSum(world, size, compression)
+
+    def begin(self) -> None:
+        if self.compressed is not None:
+            self.compressed.unsent.fill(0)
 
     def while_computing(self, samples: int, global_samples: int) -> Callable[[int], None] | None:
         share = samples / global_samples
@@ -143,21 +161,32 @@ class GradientAveraging(Averaging):
         if self.overlaps:
             # A rank in trouble sends too, so that all learn of it at the meeting and none waits for ever.
             self._send_from(0, samples / global_samples)
-            self.meeting.meet()
+            try:
+                self.meeting.meet()
+            except DhhpcError:  # on all ranks alike; MPI may not write into what has gone with the run
+                self._receive()
+                raise
         else:
             self.meeting.meet()
             self._send_from(0, samples / global_samples)
+        self._receive()
+        self.unsent = len(self.edges) - 1
+
+    def _receive(self) -> None:
         while self.pending:
             self.pending.popleft().wait()
-        self.unsent = len(self.edges) - 1
 
     def _send_from(self, start: int, share: float) -> None:
         """Send the buckets that lie behind a place in the gradients and have not been sent."""
         while self.unsent and self.edges[self.unsent - 1] >= start:
             self.unsent -= 1
-            bucket = self.model.gradient_vector[self.edges[self.unsent] : self.edges[self.unsent + 1]]
+            first = self.edges[self.unsent]
+            bucket = self.model.gradient_vector[first : self.edges[self.unsent + 1]]
             np.multiply(bucket, np.float32(share), out=bucket)
-            self.pending.append(self.world.begin_sum(bucket))
+            if self.compressed is None:
+                self.pending.append(self.world.begin_sum(bucket))
+            else:
+                self.pending.append(self.compressed.begin(bucket, first))
 
     def after_batch(self, samples: int, global_samples: int) -> bool:
         if not self.computes_together:
@@ -168,6 +197,14 @@ class GradientAveraging(Averaging):
     def end_of_epoch(self, last: bool) -> None:
         self.meeting.meet()
 
+    def own_state(self) -> dict[str, Array]:
+        return {} if self.compressed is None else {UNSENT_GRADIENTS: self.compressed.unsent}
+
+    def load_own_state(self, state: dict[str, Array]) -> None:
+        if self.compressed is not None and UNSENT_GRADIENTS in state:
+            self.compressed.unsent[:] = state[UNSENT_GRADIENTS]
+        super().load_own_state(state)
+
 
 class PeriodicAveraging(Averaging):
     """Each rank steps alone; every `period` batches the ranks combine their parameters and average batch-norm
@@ -177,6 +214,9 @@ class PeriodicAveraging(Averaging):
     They do so at the end of an epoch too, unless the combination tells what they have agreed upon before.
 
     Local SGD (Stich, 2019).
+
+    Args:
+        compression: of the way that the parameters have gone.
     """
 
     def __init__(
@@ -187,14 +227,20 @@ class PeriodicAveraging(Averaging):
         choice: Period,
         combination: Combination,
         averages_optimizer: bool,
+        compression: Compression | None = None,
     ) -> None:
         super().__init__(world, model, meeting)
         self.choice, self.combination = choice, combination
         self.averages_optimizer = averages_optimizer
         self.batches = self.samples = self.global_samples = 0
+        self.compressed: CompressedMean | None = None
+        if compression is not None and world.size > 1:
+            self.compressed = CompressedMean(world, model, compression, combination.ranks_differ)
 
     def begin(self) -> None:
         self.combination.begin()
+        if self.compressed is not None:
+            self.compressed.begin()
         self.batches = self.samples = self.global_samples = 0
 
     def begin_epoch(self, epoch: int, history: History) -> None:
@@ -228,9 +274,17 @@ class PeriodicAveraging(Averaging):
         if self.averages_optimizer and self.model.optimizer is not None:
             vectors.append(self.model.optimizer.state_vector)
         average(self.world, vectors, self.samples, self.global_samples)
-        self.combination.combine(lambda v: average(self.world, [v], self.samples, self.global_samples))
+        self.combination.combine(self._average)
+        if self.compressed is not None:
+            self.compressed.starts()
         self.batches = self.samples = self.global_samples = 0
         self.averagings += 1
+
+    def _average(self, vector: Array) -> None:
+        if self.compressed is None:
+            average(self.world, [vector], self.samples, self.global_samples)
+        else:
+            self.compressed.average(vector, self.samples / self.global_samples)
 
     @contextlib.contextmanager
     def agreed(self) -> Iterator[None]:
@@ -253,20 +307,26 @@ class PeriodicAveraging(Averaging):
                 vector[:] = kept
 
     def remembered(self) -> dict[str, Array]:
-        return self.combination.remembered
+        if self.compressed is None or self.compressed.reference is None:
+            return self.combination.remembered
+        return self.combination.remembered | {"reference": self.compressed.reference}
 
     def own_state(self) -> dict[str, Array]:
         counters = np.array([self.batches, self.samples, self.global_samples], np.int64)
-        own = {COUNTERS: counters} if self.batches else {}
+        own: dict[str, Array] = {COUNTERS: counters} if self.batches else {}
+        if self.compressed is not None:
+            own[UNSENT_PARAMETERS] = self.compressed.sum.unsent
         if self.world.size == 1 and self.combination.agreed is None:
             return own  # the model is what has been agreed upon
         if self.batches or self.combination.ranks_differ:
             return own | self.model.state()
         if not self.averages_optimizer and self.model.optimizer is not None:
-            return {"optimizer/state": self.model.optimizer.state_vector.copy()}
-        return {}
+            own["optimizer/state"] = self.model.optimizer.state_vector.copy()
+        return own
 
     def load_own_state(self, state: dict[str, Array]) -> None:
+        if self.compressed is not None and UNSENT_PARAMETERS in state:
+            self.compressed.sum.unsent[:] = state[UNSENT_PARAMETERS]
         if COUNTERS in state:
             self.batches, self.samples, self.global_samples = map(int, state[COUNTERS])
         super().load_own_state(state)
@@ -305,9 +365,15 @@ class SwitchedAveraging(Averaging):
     def end_of_epoch(self, last: bool) -> None:
         self.current.end_of_epoch(last)
         self.averagings = self.current.averagings
+        if self.current is not self.then:
+            self.then.begin()  # in case the switch is next
+
+    def remembered(self) -> dict[str, Array]:
+        return self.then.remembered()
 
     def own_state(self) -> dict[str, Array]:
         return self.current.own_state()
 
     def load_own_state(self, state: dict[str, Array]) -> None:
+        self.first.load_own_state(state)
         self.then.load_own_state(state)

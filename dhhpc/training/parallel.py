@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 import pydantic
 
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi import World, levels_of
+from dhhpc.mpi import Compression, World, levels_of
 from dhhpc.training import combinations, periods
 from dhhpc.training.averaging import Averaging, GradientAveraging, PeriodicAveraging, SwitchedAveraging
+from dhhpc.training.compression import CompressionChoice
 from dhhpc.training.meeting import Meeting
 from dhhpc.training.spatial import SpatialTraining
 from dhhpc.training.two_level import TwoLevelAveraging
@@ -47,11 +48,50 @@ class Method(Document, ABC):
         split: `equal`: every rank takes as much of a batch; `measured`: in proportion to its speed, measured
             before the first epoch, and again in each epoch, for ranks on unlike or busy nodes; or a list of a
             weight for each rank, such as the samples of a batch that `dhhpc scale allocate` gives it.
+        compression: of what ranks send; see `CompressionChoice`.
+        hierarchy: `flat`: sums are MPI's own, which may or may not heed what ranks share; `nodes`: ranks of a
+            node combine in memory that they share, and one of them talks to other nodes (see `Hierarchy`).
+        ranks_per_node: with `nodes`, so many ranks with neighbouring numbers combine in place of those that
+            share memory, for instance those of a socket.
     """
+
+    compresses: ClassVar[bool] = True
+    sums_by_nodes: ClassVar[bool] = True
 
     batch: Literal["multiply", "divide"] = "multiply"
     scale_learning_rate: Literal["none", "linear", "square_root"] = "none"
     split: Split = "equal"
+    compression: CompressionChoice | None = None
+    hierarchy: Literal["flat", "nodes"] = "flat"
+    ranks_per_node: pydantic.PositiveInt | None = None
+
+    @pydantic.field_validator("compression")
+    @classmethod
+    def _check_compression(cls, value: CompressionChoice | None) -> CompressionChoice | None:
+        if value is not None and not cls.compresses:
+            name = cls.model_fields["method"].annotation
+            raise ValueError(f"method {get_args(name)[0]} compresses nothing; leave compression out")
+        return value
+
+    @pydantic.field_validator("hierarchy")
+    @classmethod
+    def _check_hierarchy(cls, value: str, info: pydantic.ValidationInfo) -> str:
+        if value == "nodes" and not cls.sums_by_nodes:
+            raise ValueError("method two-level has one of its own; leave hierarchy out")
+        if value == "nodes" and info.data.get("compression") is not None:
+            raise ValueError("does not go with parallel.compression; leave one of them out")
+        return value
+
+    @pydantic.field_validator("ranks_per_node")
+    @classmethod
+    def _check_ranks_per_node(cls, value: int | None, info: pydantic.ValidationInfo) -> int | None:
+        if value is not None and info.data.get("hierarchy") == "flat":
+            raise ValueError("is of parallel.hierarchy: nodes; set that too, or leave this out")
+        return value
+
+    def compress(self) -> Compression | None:
+        """How, if ranks do."""
+        return None if self.compression is None else self.compression.create()
 
     def dealt(self, ranks: int) -> int:
         """Among how many the samples of a batch are dealt out: the ranks, or 1 if each gets all."""
@@ -110,7 +150,7 @@ class Gradient(Method):
     def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         bucket_floats = math.ceil(self.bucket_megabytes * 2**20 / 4)
         synchronised = self.batch_normalization == "synchronised"
-        return GradientAveraging(world, model, meeting, bucket_floats, synchronised)
+        return GradientAveraging(world, model, meeting, bucket_floats, synchronised, self.compress())
 
 
 class Periodic(Method):
@@ -135,7 +175,9 @@ class Periodic(Method):
     def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
         averages_optimizer = self.optimizer_state == "average"
         combination = self.combination(model, world.size, batches)
-        return PeriodicAveraging(world, model, meeting, self.choice(), combination, averages_optimizer)
+        return PeriodicAveraging(
+            world, model, meeting, self.choice(), combination, averages_optimizer, self.compress()
+        )
 
 
 class FixedPeriod(Periodic):
@@ -232,7 +274,7 @@ class LocalSGD(Periodic):
         return periods.SlowStart(self.period, self.switch_epoch, self.warmup_epochs)
 
     def create(self, world: World, model: Model, meeting: Meeting, batches: int) -> Averaging:
-        first = Gradient().create(world, model, meeting, batches)
+        first = Gradient(compression=self.compression).create(world, model, meeting, batches)
         return SwitchedAveraging(first, super().create(world, model, meeting, batches), self.switch_epoch)
 
 
@@ -308,6 +350,9 @@ class TwoLevel(Method):
         optimizer_state: `average`, or `keep`: every rank has its own.
     """
 
+    compresses = False
+    sums_by_nodes = False
+
     method: Literal["two-level"]
     near_period: pydantic.PositiveInt = 2
     period: pydantic.PositiveInt = 16
@@ -330,6 +375,8 @@ class TwoLevel(Method):
 
 class Spatial(Method):
     """See `SpatialTraining`. All ranks load the same samples, so the batch is that of the experiment."""
+
+    compresses = False
 
     method: Literal["spatial"]
     batch: Literal["multiply"] = "multiply"

@@ -12,7 +12,7 @@ from dhhpc.eddl import Model
 from dhhpc.eddl.graph import Array
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
-from dhhpc.training.averaging import Averaging
+from dhhpc.training.averaging import UNSENT_GRADIENTS, UNSENT_PARAMETERS, Averaging
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
 from dhhpc.training.experiment import Experiment, differences
 from dhhpc.training.run_record import RECORD, RunRecord, read_run
@@ -32,6 +32,7 @@ FREE_KEYS = (
 )
 # A run that failed has no result to be reproduced: smaller steps may bring a diverged one back.
 FREE_AFTER_FAILURE = ("optimizer.learning_rate",)
+OPTIMIZER = "optimizer/state"
 
 
 def take_up(
@@ -46,8 +47,9 @@ def take_up(
     """Load the run in `record.folder` into `model` and `method`, on every rank.
 
     What all ranks agree upon is read by rank 0 alone, what each has of its own by itself. On another number
-    of ranks nobody has anything of its own: all go on from what was agreed upon, with the mean of what the
-    optimizers of the ranks remembered. An epoch goes on with the samples that nobody has taken.
+    of ranks all go on from what was agreed upon, with the mean of what the optimizers of the ranks
+    remembered, and each with an equal part of what compression has left over. An epoch goes on with the
+    samples that nobody has taken.
 
     Args:
         warn: hears one line about each damaged checkpoint.
@@ -103,7 +105,10 @@ def load(
             checkpoint = folder.load(path)
             state, checkpoint.state = checkpoint.state, {}
             if checkpoint.parts and checkpoint.ranks != world.size:
-                state |= mean_optimizer(folder, checkpoint)
+                totals = totals_over_ranks(folder, checkpoint)
+                if OPTIMIZER in totals:
+                    state[OPTIMIZER] = (totals.pop(OPTIMIZER) / checkpoint.ranks).astype(np.float32)
+                own = {name: (total / world.size).astype(np.float32) for name, total in totals.items()}
         except DhhpcError as error:
             damage, checkpoint = str(error), None
     checkpoint = world.broadcast_object(checkpoint)
@@ -125,6 +130,8 @@ def load(
     if problem:
         raise DhhpcError(problem)
     share_model(model, world)
+    if checkpoint.ranks != world.size:
+        own = world.broadcast_object(own)
     method.begin()
     for name, array in method.remembered().items():
         if world.rank == 0:
@@ -135,20 +142,20 @@ def load(
     return checkpoint
 
 
-def mean_optimizer(folder: CheckpointFolder, checkpoint: Checkpoint) -> dict[str, Array]:
-    """The mean of what the optimizers of a checkpoint's ranks remembered.
+def totals_over_ranks(folder: CheckpointFolder, checkpoint: Checkpoint) -> dict[str, Array]:
+    """The sums, in float64, of what the optimizers of a checkpoint's ranks remembered, and of what
+    compression has left over, by name where ranks have them.
 
     Raises:
         DhhpcError: a rank's file is damaged.
     """
-    name = "optimizer/state"
-    total: Array | None = None
+    totals: dict[str, Array] = {}
     for rank in range(checkpoint.ranks):
         own = folder.load_own(checkpoint, rank)
-        if name not in own:
-            return {}
-        total = own[name].astype(np.float64) + (0 if total is None else total)
-    return {} if total is None else {name: (total / checkpoint.ranks).astype(np.float32)}
+        for name in (OPTIMIZER, UNSENT_GRADIENTS, UNSENT_PARAMETERS):
+            if name in own:
+                totals[name] = own[name].astype(np.float64) + totals.get(name, 0)
+    return totals
 
 
 def share_model(model: Model, world: World) -> None:

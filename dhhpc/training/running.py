@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
-from dhhpc.mpi import World, watching
+from dhhpc.mpi import Hierarchy, World, watching
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.network import CreateNetwork
+from dhhpc.training.parallel import Method
 from dhhpc.training.run_record import RunRecord, record_lost
-from dhhpc.training.stopping import StopRequest, stopping_on_signals
+from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 from dhhpc.training.trainer import COMPILING, Listener, Trainer, ignore
 
 
@@ -41,8 +44,34 @@ def train(
     world.progress.at("its preparation")
     world.progress.patience = COMPILING
     lost = functools.partial(record_lost, experiment.folder)
-    with watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})):
+    with (
+        watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})),
+        arranged(world, experiment.parallel),
+    ):
         trainer = Trainer(experiment, world, create, hear)
         with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
             trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
             return trainer.run(resume)
+
+
+@contextlib.contextmanager
+def arranged(world: World, parallel: Method) -> Iterator[None]:
+    """While inside, the world sums by nodes where the experiment wants that.
+
+    After an error, which others may not have met, the memory that ranks share goes with their processes.
+    """
+    if parallel.hierarchy == "flat" or world.size == 1:
+        yield
+        return
+    world.hierarchy = hierarchy = Hierarchy(world, parallel.ranks_per_node)
+    together = False
+    try:
+        yield
+        together = True
+    except Stopped:
+        together = True
+        raise
+    finally:
+        world.hierarchy = None
+        if together:
+            hierarchy.free()

@@ -21,7 +21,7 @@ class Timing:
     def __init__(self, world: World, meeting: Meeting, traced: int) -> None:
         self.world, self.meeting, self.traced = world, meeting, traced
         self.seconds = {"data": 0.0, "compute": 0.0, "validation": 0.0}
-        self.before = world.messages, world.bytes_sent  # of runs before this one
+        self.before = world.messages, world.bytes_sent, world.bytes_in_node  # of runs before this one
 
     def trace_into(self, folder: Path) -> None:
         """Begin a file a rank in `folder`, if a timeline is wanted. All ranks call this."""
@@ -59,11 +59,12 @@ class Timing:
         return self.seconds | {"communication": self.world.seconds - wait, "wait": wait}
 
     def sent(self) -> dict[str, float]:
-        """Messages and bytes of this rank in this run so far."""
-        messages, bytes_sent = self.before
+        """Messages and bytes of this rank in this run so far; without those that `bytes_in_node` tells."""
+        messages, bytes_sent, bytes_in_node = self.before
         return {
             "messages": self.world.messages - messages,
             "bytes_sent": self.world.bytes_sent - bytes_sent,
+            "bytes_in_node": self.world.bytes_in_node - bytes_in_node,
         }
 
 
