@@ -3,10 +3,11 @@
     python -m dhhpc.benchmarks.methods EXPERIMENT FOLDER [--ranks 4] [--seeds 1] [--methods fixed diloco]
         [--set optimizer.learning_rate=0.002] [--set parallel.period=64]
 
-Trains an experiment on one rank, then with each method on several ranks that share its batches
-(`batch: divide`), and evaluates all on the test split. Prints the metric, the distance to one rank, the
-seconds, and the bytes that a rank sent. Run folders and logs stay in FOLDER; called again, it trains only
-what is missing there.
+Trains an experiment on one rank, then with each method on several ranks, and evaluates all on the test
+split. Prints the metric, the distance to one rank, the seconds, and the bytes that a rank sent, beside those
+of averaging gradients in as many batches. Where ranks step alone, each has whole batches (`batch: multiply`):
+parts of them are too small to step by. Run folders and logs stay in FOLDER; called again, it trains only what
+is missing there.
 """
 
 from __future__ import annotations
@@ -28,29 +29,32 @@ from dhhpc.files import read_json
 from dhhpc.scaling.process import run_dhhpc
 
 SINGLE = "one rank"
+DIVIDE, MULTIPLY = {"batch": "divide"}, {"batch": "multiply"}
 METHODS: dict[str, dict[str, Any]] = {
-    "gradient": {},
-    "fixed": {"period": 4},
-    "increasing": {"longest": 16},
-    "sawtooth": {"longest": 8},
-    "negative-sawtooth": {"longest": 8},
-    "auto-time": {"longest": 16},
-    "limit-overhead": {"longest": 16},
-    "local-sgd": {"period": 4, "switch_epoch": 2, "warmup_epochs": 2},
-    "elastic": {"period": 4},
-    "block-momentum": {"period": 4},
-    "two-level": {"near_period": 2, "period": 8, "ranks_per_group": 2},
-    "diloco": {"period": 56},
+    "gradient": DIVIDE,
+    "fixed": MULTIPLY | {"period": 4},
+    "increasing": MULTIPLY | {"longest": 16},
+    "sawtooth": MULTIPLY | {"longest": 8},
+    "negative-sawtooth": MULTIPLY | {"longest": 8},
+    "auto-time": MULTIPLY | {"longest": 16},
+    "limit-overhead": MULTIPLY | {"longest": 16},
+    "local-sgd": MULTIPLY | {"period": 4, "switch_epoch": 2, "warmup_epochs": 2},
+    "elastic": MULTIPLY | {"period": 4},
+    "block-momentum": DIVIDE | {"period": 4},
+    "two-level": MULTIPLY | {"near_period": 2, "period": 8, "ranks_per_group": 2},
+    "diloco": MULTIPLY | {"period": 56},
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trained run: its test metric, seconds of training, and the bytes that a rank sent to learn."""
+    """One trained run: its test metric, seconds of training, and the bytes that a rank sent to learn, and
+    in how many batches."""
 
     score: float
     seconds: float
     sent: int
+    batches: int
 
 
 def outcome(
@@ -64,7 +68,7 @@ def outcome(
         if method == SINGLE:
             settings += [change for change in changes if not change.startswith("parallel")]
         else:
-            parallel = {"method": method, "batch": "divide"} | METHODS[method]
+            parallel = {"method": method} | METHODS[method]
             settings += [f"parallel={json.dumps(parallel)}", *changes]
         arguments = ["train", str(experiment), "--output", str(run), "--resume"]
         arguments += ["--ranks", "1" if method == SINGLE else str(ranks)]
@@ -73,8 +77,9 @@ def outcome(
     if "test" not in read_json(run / "metrics.json"):
         run_dhhpc(["evaluate", str(run), "--split", "test"], folder / f"{name}-test.log")
     content = read_json(run / "run.json")
-    sent = sum(epoch["bytes_sent"] for epoch in content["history"])  # those of validation are not in it
-    return Outcome(read_json(run / "metrics.json")["test"][metric], content["kpis"]["totm"], sent)
+    # The bytes of validation are not among those of an epoch.
+    sent, batches = (sum(epoch[name] for epoch in content["history"]) for name in ("bytes_sent", "batches"))
+    return Outcome(read_json(run / "metrics.json")["test"][metric], content["kpis"]["totm"], sent, batches)
 
 
 def table_of(outcomes: dict[str, list[Outcome]], metric: str, ranks: int) -> Table:
@@ -88,11 +93,10 @@ def table_of(outcomes: dict[str, list[Outcome]], metric: str, ranks: int) -> Tab
 
     for method, runs in outcomes.items():
         score, sent = mean(method, "score"), mean(method, "sent")
-        share = (
-            ""
-            if method == SINGLE or "gradient" not in outcomes
-            else f"1/{mean('gradient', 'sent') / sent:.1f}"
-        )
+        share = ""
+        if method != SINGLE and "gradient" in outcomes:
+            full = mean("gradient", "sent") / mean("gradient", "batches") * mean(method, "batches")
+            share = f"1/{full / sent:.1f}"
         table.add_row(
             method,
             f"{score:.4f}",
