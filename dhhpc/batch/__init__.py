@@ -1,20 +1,26 @@
 """Batch systems: site configs, job scripts and schedulers. Knows command lines and files, never networks."""
 
+from dhhpc.batch.following import follow, last_lines
 from dhhpc.batch.jobs import JobRecord, JobStatus, find_job, job_records
 from dhhpc.batch.request import JobRequest
 from dhhpc.batch.schedulers import Scheduler, read_statuses, scheduler_for
 from dhhpc.batch.script import render_script
 from dhhpc.batch.site import Site, read_site, site_files
 from dhhpc.batch.submission import preview, submit
+from dhhpc.batch.why import Explanation, explain
 
 __all__ = [
+    "Explanation",
     "JobRecord",
     "JobRequest",
     "JobStatus",
     "Scheduler",
     "Site",
+    "explain",
     "find_job",
+    "follow",
     "job_records",
+    "last_lines",
     "preview",
     "read_site",
     "read_statuses",

@@ -23,7 +23,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
         DhhpcError: the site cannot hold the request, its scheduler is out of reach, or refuses.
     """
     request = fit_request(request, site)
-    scheduler = scheduler_for(site.scheduler)
+    scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
     render_script(request, site, records_folder() / LOG)
@@ -64,4 +64,4 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
-    return script, scheduler_for(site.scheduler).command(folder / SCRIPT)
+    return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT)

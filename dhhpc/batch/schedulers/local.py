@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.processes import start_time, wait_until
 from dhhpc.batch.schedulers import supervisor
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.errors import DhhpcError
@@ -43,25 +43,24 @@ class LocalScheduler(Scheduler):
                 # A signal that comes before the supervisor can take it waits.
                 preexec_fn=supervisor.block,
             )
-        # A process number alone may be handed to another program one day; its start time tells them apart.
         write_json(folder / PROCESS, {"process": process.pid, "started": start_time(process.pid)})
         return f"local-{folder.name}"
 
     def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
         return [status_in(Path(job.folder)) for job in jobs]
 
-    def cancel(self, job: JobRecord) -> None:
+    def cancel(self, job: JobRecord, task: int | None = None) -> None:
         folder = Path(job.folder)
         process = running_process(folder)
         if process is None:
             raise DhhpcError(f"job {job.id}: is over already ({status_in(folder).state}); nothing to cancel")
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
-        end = time.monotonic() + supervisor.GRACE + 5
-        while running_process(folder) is not None:
-            if time.monotonic() > end:
-                raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
-            time.sleep(0.05)
+        if not wait_until(lambda: running_process(folder) is None, supervisor.GRACE + 5):
+            raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
+
+    def canceller(self, job: JobRecord, task: int | None = None) -> str | None:
+        return None  # nothing but a signal reaches the supervisor
 
 
 def status_in(folder: Path) -> JobStatus:
@@ -77,17 +76,3 @@ def running_process(folder: Path) -> int | None:
     mark = read_json(folder / PROCESS)
     process = int(mark["process"])
     return process if start_time(process) == mark["started"] else None
-
-
-def start_time(process: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it has ended.
-
-    These are fields 22 and 3 of its stat file (proc(5)).
-    """
-    try:
-        text = Path(f"/proc/{process}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may hold spaces and parentheses: count from behind the last one.
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
