@@ -15,17 +15,19 @@ fi
 
 install_slurm() {
     local missing=() name
+    # With accounting (slurmdbd), whose database the tests start themselves: no service of MariaDB is installed.
+    local packages=(slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core)
     # The daemons of Debian's packages lie in sbin, which a user's PATH may lack.
-    for name in sinfo srun slurmctld slurmd munged; do
+    for name in sinfo srun slurmctld slurmd munged slurmdbd mariadbd mariadb-install-db my_print_defaults; do
         PATH=$PATH:/usr/sbin:/sbin command -v "$name" > /dev/null || missing+=("$name")
     done
     if ((${#missing[@]} == 0)); then return; fi
     if can_use_apt; then
         say "installing SLURM with apt (missing: ${missing[*]})"
-        apt_install slurm-wlm munge && return
-        say "apt could not install slurm-wlm and munge; the SLURM tests are skipped"
+        apt_install "${packages[@]}" && return
+        say "apt could not install ${packages[*]}; SLURM tests are skipped"
     else
-        say "missing ${missing[*]}: the SLURM tests are skipped; install slurm-wlm and munge to run them"
+        say "missing ${missing[*]}: SLURM tests are skipped; install ${packages[*]} to run them"
     fi
 }
 

@@ -24,7 +24,7 @@ ENDED = re.compile(
 QUEUED_AGAIN = ("JOB REQUEUE", "PREEMPTION", "NODE FAILURE")
 CAUSES = {"TIME LIMIT": "time limit", "PREEMPTION": "preemption", "NODE FAILURE": "node failure"}
 MEMORY = re.compile(
-    r"exceeded (?:job |step )?memory limit|\boom[-_]kill|out[ -]of[ -]memory|\bMemoryError\b|std::bad_alloc"
+    r"exceeded (?:job |step )?memory limit|\boom[-_]kill|out[ -]of[ -]memory|MemoryError\b|std::bad_alloc"
     r"|Cannot allocate memory",
     re.IGNORECASE,
 )
@@ -100,9 +100,9 @@ def last_attempt(lines: list[str]) -> list[str]:
     for number, line in enumerate(lines):
         match = ENDED.match(line)
         if match and match["what"] == "JOB" and (match["why"] or "").startswith(QUEUED_AGAIN):
-            rest = lines[number + 1 :]
-            if not all(LAUNCHER.match(after) for after in rest):
-                begin = number + 1
+            # What the launcher has to say of the end comes after it.
+            later = range(number + 1, len(lines))
+            begin = next((after for after in later if not LAUNCHER.match(lines[after])), begin)
     return lines[begin:]
 
 
@@ -157,7 +157,7 @@ def error_of_python(lines: list[str], words: LastWords) -> LastWords:
     for number in reversed(range(len(lines))):
         if TRACEBACK in lines[number]:
             for line in lines[number + 1 :]:
-                if EXCEPTION.match(line):
+                if EXCEPTION.match(line) and not LAUNCHER.match(line):
                     return replace(words, line=line, **place_of(lines[number]))
     return words
 

@@ -129,8 +129,10 @@ def explain_limit(reason: str) -> tuple[str, str]:
     owner = next((text for name, text in OWNERS.items() if reason.startswith(name)), None)
     if owner is None:
         return "SLURM gives only this reason", "`squeue` explains it in its manual under Job Reason Codes"
-    lowest = "at least" if "Min" in reason and not reason.endswith(("Min", "Minutes")) else "no more"
     for name, (subject, mend) in SUBJECTS.items():
-        if name.lower() in reason.lower():
-            return f"a limit is reached: {owner} may have {lowest} {subject}", mend
+        if name.lower() not in reason.lower():
+            continue
+        if reason.startswith("QOSMin"):
+            return f"{owner} must ask for more {subject}", f"cancel it and submit it with more {subject}"
+        return f"a limit is reached: {owner} may have no more {subject}", mend
     return f"a limit of {owner} is reached", "wait until others have ended, or ask the site's support"

@@ -43,6 +43,7 @@ def start(
     dhhpc finds it by itself as --site virtual-cluster; SLURM's own commands need the variable that it prints.
     """
     from dhhpc.batch.virtual_cluster import start_cluster
+    from dhhpc.batch.virtual_cluster.accounting import PACKAGES
 
     cluster, fresh = start_cluster(nodes, accounting)
     if as_json:
@@ -50,7 +51,7 @@ def start(
         return
     print(f"a SLURM of {size(cluster)} {'is running' if fresh else 'is running already'}")
     if not cluster.accounting and accounting is None:
-        print("  no accounting (sacct): install slurmdbd and mariadb-server for that")
+        print(f"  no accounting (sacct): install {PACKAGES} for that")
     print("  submit to it: dhhpc submit train experiment.yml --site virtual-cluster --time 00:10:00")
     print("  end it and all its jobs: dhhpc cluster stop")
     print("  for SLURM's own commands (sinfo, squeue, sbatch) in this shell:")
@@ -87,7 +88,7 @@ def stop() -> None:
 
 def size(cluster: BackgroundCluster) -> str:
     nodes = "1 virtual node" if cluster.nodes == 1 else f"{cluster.nodes} virtual nodes"
-    return f"{nodes}, {'with' if cluster.accounting else 'without'} accounting,"
+    return f"{nodes} {'with' if cluster.accounting else 'without'} accounting"
 
 
 def described(cluster: BackgroundCluster) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from dhhpc.batch.virtual_cluster.daemons import SEARCH_PATH, Daemons
 from dhhpc.errors import DhhpcError
 
-PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct", "sacctmgr")
-PACKAGES = "slurmdbd and mariadb-server"
+PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults", "sacct", "sacctmgr")
+# On Debian these bring the programs without a database service of the machine.
+PACKAGES = "slurmdbd, mariadb-server-core and mariadb-client-core"
 ACCOUNT = "virtual"
 # For the records of a few jobs; by default they would be some hundred megabytes.
 SMALL = ("--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M")
