@@ -50,7 +50,7 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def running_cluster() -> Iterator[VirtualCluster]:
-    """One real SLURM of two nodes for the whole session."""
+    """One real SLURM of four nodes for the whole session, without accounting."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no {', '.join(missing)} on this machine: install slurm-wlm and munge")

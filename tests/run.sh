@@ -44,7 +44,9 @@ check() {
 
 narrowed=$(($# > 0))
 prepare_environment test
-install_programs SLURM "slurm-wlm munge" sinfo srun slurmctld slurmd munged
+# With accounting (slurmdbd), whose database the tests start themselves: no service of MariaDB is installed.
+install_programs SLURM "slurm-wlm munge slurmdbd mariadb-server-core mariadb-client-core" \
+    sinfo srun slurmctld slurmd munged slurmdbd mariadbd mariadb-install-db my_print_defaults
 install_programs shellcheck shellcheck shellcheck
 cd -- "$checkout"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dhhpc.errors import DhhpcError
@@ -80,11 +80,23 @@ class JobStatus:
         state: in SLURM's words; UNKNOWN when its scheduler has forgotten it.
         exit_code: once it is over; 128 plus the number of the signal that ended it.
         tasks: of an array, where each task stands.
+        reason: why it is pending or how it ended, as one of SLURM's words.
+        restarts: how often it was queued again.
+        nodes: those it runs or ran on, as SLURM writes them.
+        starts: while it is pending, when its scheduler expects it to start (ISO 8601, local time).
+        dependency: what it waits for, as SLURM writes it.
+
+    What lies behind `tasks` tells more, but does not make two statuses differ.
     """
 
     state: str
     exit_code: int | None = None
     tasks: tuple[JobStatus, ...] = ()
+    reason: str = field(default="", compare=False)
+    restarts: int = field(default=0, compare=False)
+    nodes: str = field(default="", compare=False)
+    starts: str = field(default="", compare=False)
+    dependency: str = field(default="", compare=False)
 
     @property
     def finished(self) -> bool:
@@ -106,7 +118,10 @@ def status_of_array(tasks: Sequence[JobStatus]) -> JobStatus:
 
     changing = [task for task in tasks if not task.finished]
     first = min(changing or tasks, key=urgency)
-    return JobStatus(first.state, None if changing else first.exit_code, tuple(tasks))
+    restarts = sum(task.restarts for task in tasks)
+    return replace(
+        first, exit_code=None if changing else first.exit_code, tasks=tuple(tasks), restarts=restarts
+    )
 
 
 def task_log(log: Path, task: str) -> Path:
@@ -114,10 +129,15 @@ def task_log(log: Path, task: str) -> Path:
     return log.with_name(f"{log.stem}-{task}{log.suffix}")
 
 
-def records_folder() -> Path:
-    """The user's folder of job records (XDG base directories, "state")."""
+def state_folder() -> Path:
+    """Where dhhpc keeps what it must remember for the user (XDG base directories, "state")."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "dhhpc" / "jobs"
+    return Path(state) / "dhhpc"
+
+
+def records_folder() -> Path:
+    """The user's folder of job records."""
+    return state_folder() / "jobs"
 
 
 def new_job_folder() -> Path:

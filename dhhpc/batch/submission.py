@@ -30,7 +30,7 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
             f"--site {site.name}: dhhpc does not submit to PBS yet; print the script with --dry-run and "
             f"give it to qsub"
         )
-    scheduler = scheduler_for(site.scheduler)
+    scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
     for parent in request.after:
         check_parent(parent, site)
@@ -78,7 +78,7 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     script = render_script(request, site, folder / LOG)
     if site.scheduler == "pbs":
         return script, ["qsub", str(folder / SCRIPT)]
-    return script, scheduler_for(site.scheduler).command(folder / SCRIPT, request.after)
+    return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT, request.after)
 
 
 def check_parent(identifier: str, site: Site) -> None:
@@ -102,7 +102,7 @@ def check_parent(identifier: str, site: Site) -> None:
             f"--after {identifier}: is a job of site {parent.site}, which site {site.name} cannot wait for; "
             f"submit both to one site"
         )
-    status = scheduler_for(parent.scheduler).status(parent)
+    status = scheduler_for(parent.scheduler, parent.site).status(parent)
     if status.finished and status.state not in ("COMPLETED", "UNKNOWN"):
         raise DhhpcError(
             f"--after {identifier}: has ended ({status.state}); `dhhpc jobs why {identifier}` tells why"

@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "submit",
     "jobs",
     "site",
+    "cluster",
     "doctor",
     "kernels",
 )

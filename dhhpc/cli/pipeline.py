@@ -43,7 +43,7 @@ def submit_pipeline(
             records.append(submit(replace(request, after=behind), site))
     except BaseException:
         for record in reversed(records):
-            scheduler_for(record.scheduler).cancel(record)
+            scheduler_for(record.scheduler, record.site).cancel(record)
         raise
     if job.as_json:
         print(json.dumps([as_document(record) for record in records]))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from dhhpc.batch.job_log import ending, last_error_line
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_error
 
@@ -80,28 +81,3 @@ def ending_on_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
-
-
-def ending(code: int) -> str:
-    """How a process ended, in words; shells and mpiexec report signal n as 128 + n."""
-    number = -code if code < 0 else code - 128
-    if number in set(signal.Signals):
-        return f"ended by {signal.Signals(number).name}"
-    return f"exit code {code}"
-
-
-def last_error_line(log: Path) -> str:
-    """The last line in a log that dhhpc or Python wrote about an error, else its last line with text."""
-    lines = [
-        line.strip()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    for line in reversed(lines):
-        if line.startswith("dhhpc: "):
-            return line.removeprefix("dhhpc: ")
-    for line in reversed(lines):
-        name = line.split(":")[0].rsplit(".", 1)[-1]
-        if name.isidentifier() and name.endswith(("Error", "Exception")):
-            return line
-    return lines[-1] if lines else "it wrote nothing"

@@ -147,7 +147,7 @@ def test_a_requeued_task_goes_on_and_what_is_missing_is_told(
     shown = dhhpc("runs", "show", tmp_path / "run")
     assert "1 of 2 members finished" in shown
     assert "missing: seed-4 (not started)" in shown
-    assert "(1 COMPLETED, 1 FAILED)" in dhhpc("jobs", "list")
+    assert "(1 COMPLETED, 1 FAILED; queued again once)" in dhhpc("jobs", "list")
 
 
 @pytest.mark.slurm

@@ -81,7 +81,7 @@ def test_a_local_job_from_submit_to_logs(tmp_path: Path, experiment: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--site", "virtual-cluster", "--time", "5", "--nodes", "3"], "--nodes 3: .* use --nodes 2"),
+        (["--site", "virtual-cluster", "--time", "5", "--nodes", "5"], "--nodes 5: .* use --nodes 4"),
         (["--site", "virtual-cluster", "--time", "soon"], "--time 'soon' is no time"),
         (["--site", "virtual-cluster", "--time", "5"], "this machine has no SLURM .* or use --site local"),
         (["--site", "lumi-c", "--time", "5"], "--account: is missing, and site lumi-c needs one; give --acc"),

@@ -1,4 +1,4 @@
-"""Job scripts on a real SLURM of two virtual nodes."""
+"""Job scripts on a real SLURM of virtual nodes."""
 
 from __future__ import annotations
 

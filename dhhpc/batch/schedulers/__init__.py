@@ -13,18 +13,20 @@ from dhhpc.errors import DhhpcError
 SCHEDULERS: dict[str, type[Scheduler]] = {"local": LocalScheduler, "slurm": SlurmScheduler}
 
 
-def scheduler_for(name: str) -> Scheduler:
-    """The scheduler of that name ("local" or "slurm"), as site configs and job records give it."""
-    return SCHEDULERS[name]()
+def scheduler_for(name: str, site: str = "") -> Scheduler:
+    """The scheduler of that name ("local" or "slurm") at `site`, as job records give them."""
+    return SCHEDULERS[name](site)
 
 
 def read_statuses(jobs: Sequence[JobRecord]) -> list[JobStatus]:
     """Where each job stands, each scheduler asked once; UNREACHABLE when one does not answer here."""
     found: dict[int, JobStatus] = {}
-    for name in {job.scheduler for job in jobs}:
-        positions = [position for position, job in enumerate(jobs) if job.scheduler == name]
+    for name, site in {(job.scheduler, job.site) for job in jobs}:
+        positions = [
+            position for position, job in enumerate(jobs) if (job.scheduler, job.site) == (name, site)
+        ]
         try:
-            statuses = scheduler_for(name).statuses([jobs[position] for position in positions])
+            statuses = scheduler_for(name, site).statuses([jobs[position] for position in positions])
         except DhhpcError:
             statuses = [JobStatus("UNREACHABLE")] * len(positions)
         found |= dict(zip(positions, statuses, strict=True))

@@ -12,7 +12,15 @@ from dhhpc.errors import DhhpcError
 
 
 class Scheduler(ABC):
-    """Runs job scripts; one instance speaks for one kind of scheduler on this machine."""
+    """Runs job scripts; one instance speaks for one kind of scheduler on this machine.
+
+    Args:
+        site: the name of the site whose jobs it is asked about; where a machine has several clusters of one
+            kind, it tells which.
+    """
+
+    def __init__(self, site: str = "") -> None:
+        self.site = site
 
     @abstractmethod
     def check_usable(self, site: str) -> None:
@@ -40,12 +48,16 @@ class Scheduler(ABC):
         """Where each of `jobs` stands."""
 
     @abstractmethod
-    def cancel(self, job: JobRecord) -> None:
-        """End a job that is waiting or running.
+    def cancel(self, job: JobRecord, task: int | None = None) -> None:
+        """End a job that is waiting or running; of an array all tasks, or only `task`.
 
         Raises:
             DhhpcError: it cannot be ended.
         """
+
+    @abstractmethod
+    def canceller(self, job: JobRecord, task: int | None = None) -> str | None:
+        """Who has cancelled a job, for people to read; None where nobody knows."""
 
     def status(self, job: JobRecord) -> JobStatus:
         return self.statuses([job])[0]

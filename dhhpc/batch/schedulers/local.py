@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, JobStatus, find_job
-from dhhpc.batch.processes import start_time
+from dhhpc.batch.processes import start_time, wait_until
 from dhhpc.batch.schedulers import supervisor
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.errors import DhhpcError
@@ -52,18 +51,18 @@ class LocalScheduler(Scheduler):
     def statuses(self, jobs: Sequence[JobRecord]) -> list[JobStatus]:
         return [status_in(Path(job.folder)) for job in jobs]
 
-    def cancel(self, job: JobRecord) -> None:
+    def cancel(self, job: JobRecord, task: int | None = None) -> None:
         folder = Path(job.folder)
         process = supervisor.running_process(folder)
         if process is None:
             raise DhhpcError(f"job {job.id}: is over already ({status_in(folder).state}); nothing to cancel")
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
-        end = time.monotonic() + supervisor.GRACE + 5
-        while supervisor.running_process(folder) is not None:
-            if time.monotonic() > end:
-                raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
-            time.sleep(0.05)
+        if not wait_until(lambda: supervisor.running_process(folder) is None, supervisor.GRACE + 5):
+            raise DhhpcError(f"job {job.id}: does not end; its process is {process}")
+
+    def canceller(self, job: JobRecord, task: int | None = None) -> str | None:
+        return None  # nothing but a signal reaches the supervisor
 
 
 def status_in(folder: Path) -> JobStatus:
