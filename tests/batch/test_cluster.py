@@ -16,7 +16,7 @@ import pytest
 from dhhpc.batch import JobRecord, explain, find_job, scheduler_for, submit
 from dhhpc.batch.processes import processes_with
 from dhhpc.batch.request import JobRequest
-from dhhpc.batch.site import read_site
+from dhhpc.batch.site_layers import read_site
 from dhhpc.batch.virtual_cluster import find_cluster, missing_programs, start_cluster, stop_cluster
 from dhhpc.batch.virtual_cluster.accounting import PACKAGES
 from dhhpc.batch.virtual_cluster.accounting import missing_programs as missing_for_accounting
