@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dhhpc.eddl.state import state_views
 from dhhpc.mpi import Pending, World, average
 from dhhpc.training.combinations import Array, Combination
 from dhhpc.training.meeting import Meeting
@@ -84,7 +85,8 @@ class Averaging(ABC):
         return {}
 
     def own_state(self) -> dict[str, Array]:
-        """What goes into a checkpoint for this rank alone, in place of what has been agreed upon."""
+        """What goes into a checkpoint for this rank alone, in place of what has been agreed upon: the same
+        names and shapes on all ranks, not copied."""
         return {}
 
     def load_own_state(self, state: dict[str, Array]) -> None:
@@ -261,9 +263,9 @@ class PeriodicAveraging(Averaging):
         if self.world.size == 1 and self.combination.agreed is None:
             return own  # the model is what has been agreed upon
         if self.batches or self.combination.ranks_differ:
-            return own | self.model.state()
+            return own | state_views(self.model)
         if not self.averages_optimizer and self.model.optimizer is not None:
-            return {"optimizer/state": self.model.optimizer.state_vector.copy()}
+            return {"optimizer/state": self.model.optimizer.state_vector}
         return {}
 
     def load_own_state(self, state: dict[str, Array]) -> None:
@@ -305,6 +307,11 @@ class SwitchedAveraging(Averaging):
     def end_of_epoch(self, last: bool) -> None:
         self.current.end_of_epoch(last)
         self.averagings = self.current.averagings
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        with self.current.agreed():
+            yield
 
     def own_state(self) -> dict[str, Array]:
         return self.current.own_state()
