@@ -304,6 +304,7 @@ class Trainer:
 
     def end(self) -> None:
         """Write the trained model: the best checkpoint's or the last parameters, as .npz and ONNX."""
+        self.writer.close()
         self.world.progress.at("the writing of the model")
         if self.world.rank == 0:
             from dhhpc.eddl import export_onnx
