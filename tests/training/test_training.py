@@ -14,6 +14,7 @@ from dhhpc.files import write_json
 from dhhpc.mpi import World
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
 from dhhpc.training.checkpoint import CheckpointFolder
+from dhhpc.training.trainer import Trainer
 from tests import synthetic
 from tests.training.runs import assert_identical, parameters, run
 
@@ -256,6 +257,25 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_goes_on_with_smaller_
     assert any(
         "the run there failed; going on with another optimizer.learning_rate" in line for line in heard
     )
+
+
+def test_a_checkpoint_on_its_way_is_finished_where_the_run_diverges_after_it(discs, tmp_path):
+    """Named before it exists: the learning rate explodes in the first batch after it was begun."""
+    document = synthetic.experiment_document(discs, tmp_path / "run", epochs=3)
+    trainer = Trainer(Experiment.model_validate(document), World(), zoo.create)
+
+    def explode(event, values):
+        if event == "epoch":
+            trainer.base_rate = 1e30
+
+    trainer.listen = explode
+    with pytest.raises(DhhpcError, match="epoch 2, batch") as caught:
+        trainer.run(resume=False)
+    folder = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    (kept,) = folder.descriptions()
+    assert kept.stem == "epoch-00001-sample-000000000"
+    assert str(caught.value).endswith(f"from the last good checkpoint, {kept}")
+    assert folder.state(folder.load(kept)).keys() == trainer.model.state().keys()
 
 
 def test_a_network_that_is_no_longer_finite_never_becomes_a_checkpoint(discs, tmp_path):
