@@ -54,6 +54,24 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path | str) -> None:
+    """Have the names of new and renamed files in `folder` outlast a crash of the machine, as `replacing` has
+    their content: `fsync` of a file says nothing of its name (POSIX leaves that to the folder's).
+
+    Raises:
+        DhhpcError: the disk fails.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call, and need none
+            raise write_error(folder, error) from error
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:

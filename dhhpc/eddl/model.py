@@ -17,7 +17,7 @@ from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
 from dhhpc.eddl.plan import Plan
-from dhhpc.eddl.state import load_state, read_state
+from dhhpc.eddl.state import load_state, read_state, state_views
 from dhhpc.eddl.stepping import CompletedTail, EarlyStep
 from dhhpc.eddl.storage import aligned_bytes, allocate, views
 from dhhpc.eddl.summary import summarize
@@ -173,14 +173,7 @@ class Model:
 
     def state(self) -> dict[str, Array]:
         """Copies of everything that training changes; `load_state` with it goes on bit for bit."""
-        optimizer = self.optimizer
-        state = {f"parameters/{name}": array.copy() for name, array in self.parameters().items()}
-        state["random/seed"] = np.array(self.randomness.seed, np.uint64)
-        if optimizer is not None:
-            state["optimizer/state"] = optimizer.state_vector.copy()
-            state["optimizer/step_count"] = np.array(optimizer.step_count, np.int64)
-            state["optimizer/learning_rate"] = np.array(optimizer.learning_rate, np.float64)
-        return state
+        return {name: array.copy() for name, array in state_views(self).items()}
 
     def load_state(self, state: dict[str, Array], what: str = "state") -> None:
         """Take over what `state()` returned; without its optimizer part the optimizer stays as it is.

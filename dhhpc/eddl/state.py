@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from dhhpc.eddl.model import Model
 
 
+def state_views(model: Model) -> dict[str, Array]:
+    """Everything that training changes, by name: arrays of the model, and the values of its numbers."""
+    optimizer = model.optimizer
+    state = {f"parameters/{name}": array for name, array in model.parameters().items()}
+    state["random/seed"] = np.array(model.randomness.seed, np.uint64)
+    if optimizer is not None:
+        state["optimizer/state"] = optimizer.state_vector
+        state["optimizer/step_count"] = np.array(optimizer.step_count, np.int64)
+        state["optimizer/learning_rate"] = np.array(optimizer.learning_rate, np.float64)
+    return state
+
+
 def load_state(model: Model, state: dict[str, Array], what: str) -> None:
     """See `Model.load_state`."""
     named = {f"parameters/{name}": array for name, array in model.parameters().items()}

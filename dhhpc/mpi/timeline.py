@@ -31,8 +31,8 @@ PIECE = 500
 LARGEST = 2**26
 # Messages there and back by which clocks are compared.
 TURNS = 20
-# The only thread whose time is told.
-THREAD = 1
+# The thread whose time is told, and a row for what another one does beside it.
+THREAD, BESIDE = 1, 2
 
 
 class Timeline:
@@ -50,6 +50,9 @@ class Timeline:
 
     def span(self, name: str, category: str, started: float, ended: float, **values: Any) -> None:
         """Something that took from one time of `time.perf_counter` to another."""
+
+    def beside(self, name: str, started: float, ended: float, **values: Any) -> None:
+        """Something that another thread has done, as the main thread tells now; on a row of its own."""
 
     def collective(self, name: str, started: float, ended: float, size: int | None) -> None:
         """A collective, with the bytes that this rank handed to it."""
@@ -115,6 +118,7 @@ class TraceFile(Timeline):
         about |= {"process_sort_index": {"sort_index": world.rank}, "thread_name": {"name": "main thread"}}
         for name, values in about.items():
             self._add(name, "M", self.started + self.offset, args=values)
+        self._add("thread_name", "M", self.started + self.offset, tid=BESIDE, args={"name": "background"})
         clock = {"offset_microseconds": self.offset * 1e6, "error_microseconds": self.error * 1e6}
         began = datetime.now(UTC).isoformat(timespec="microseconds")
         self._add("clock", "i", time.perf_counter(), s="p", args=clock | {"time": began})
@@ -126,6 +130,10 @@ class TraceFile(Timeline):
         if self.recording:
             duration = round((ended - started) * 1e6, 3)
             self._add(name, "X", started, dur=duration, cat=category, args=values)
+
+    def beside(self, name: str, started: float, ended: float, **values: Any) -> None:
+        duration = round((ended - started) * 1e6, 3)
+        self._add(name, "X", started, tid=BESIDE, dur=duration, cat="background", args=values)
 
     def collective(self, name: str, started: float, ended: float, size: int | None) -> None:
         values = {} if size is None else {"bytes": size}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dhhpc.eddl.state import state_views
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import CompressedSum, Compression, Pending, World, average
 from dhhpc.training.combinations import Array, Combination
@@ -88,7 +89,8 @@ class Averaging(ABC):
         return {}
 
     def own_state(self) -> dict[str, Array]:
-        """What goes into a checkpoint for this rank alone, in place of what has been agreed upon."""
+        """What goes into a checkpoint for this rank alone, in place of what has been agreed upon: the same
+        names and shapes on all ranks, not copied."""
         return {}
 
     def load_own_state(self, state: dict[str, Array]) -> None:
@@ -319,9 +321,9 @@ class PeriodicAveraging(Averaging):
         if self.world.size == 1 and self.combination.agreed is None:
             return own  # the model is what has been agreed upon
         if self.batches or self.combination.ranks_differ:
-            return own | self.model.state()
+            return own | state_views(self.model)
         if not self.averages_optimizer and self.model.optimizer is not None:
-            own["optimizer/state"] = self.model.optimizer.state_vector.copy()
+            own["optimizer/state"] = self.model.optimizer.state_vector
         return own
 
     def load_own_state(self, state: dict[str, Array]) -> None:
@@ -370,6 +372,11 @@ class SwitchedAveraging(Averaging):
 
     def remembered(self) -> dict[str, Array]:
         return self.then.remembered()
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        with self.current.agreed():
+            yield
 
     def own_state(self) -> dict[str, Array]:
         return self.current.own_state()

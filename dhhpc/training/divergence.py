@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dhhpc.data.loader import Batch, Loader
 from dhhpc.eddl import NotFiniteError
 from dhhpc.mpi import World
-from dhhpc.training.checkpoint import CheckpointFolder
 
 
 def in_batch(
@@ -25,11 +26,13 @@ def image(error: NotFiniteError, batch: Batch, loader: Loader) -> str:
     return f", {loader.split} image {name} of {loader.shards.folder}"
 
 
-def with_mend(error: NotFiniteError, folder: CheckpointFolder) -> str:
-    """The line for the user. No checkpoint in `folder` is newer than the last finite state."""
+def with_mend(error: NotFiniteError, last: Path | None) -> str:
+    """The line for the user.
+
+    Args:
+        last: the newest checkpoint, which is not newer than the last finite state, if there is one.
+    """
     cure = "lower optimizer.learning_rate" if error.sample is None else "mend the image or leave it out"
-    kept = folder.descriptions()
-    if not kept:
+    if last is None:
         return f"{error}; {cure} and start again (there is no checkpoint yet)"
-    last = kept[-1].with_suffix(".npz")
     return f"{error}; {cure} and go on with --resume from the last good checkpoint, {last}"

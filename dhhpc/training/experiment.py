@@ -170,12 +170,17 @@ class CheckpointChoice(Document):
             accuracy for classification, or the smallest loss.
         select: what model.npz and model.onnx hold at the end: the best checkpoint (by `monitor`; the last one
             without a validation split) or the last.
+        asynchronous: training goes on while one is written, which takes a copy in memory of what a rank
+            writes; else it waits.
+        shard_megabytes: what the ranks agree upon is divided over them, in shards of at least this size.
     """
 
     every_epochs: pydantic.PositiveInt = 1
     keep: pydantic.PositiveInt = 2
     monitor: Literal["dice", "iou", "f1", "auc", "accuracy", "loss"] | None = None
     select: Literal["best", "last"] = "best"
+    asynchronous: bool = True
+    shard_megabytes: pydantic.PositiveFloat = 8.0
 
 
 class WatchChoice(Document):

@@ -10,6 +10,10 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi import Pending, World
 
 
+class AgreedError(DhhpcError):
+    """All ranks have raised this, in the same place, so that they may go on to send each other something."""
+
+
 class Meeting:
     """Ranks meet before they average.
 
@@ -23,7 +27,7 @@ class Meeting:
     Attributes:
         stop_requested: set by this rank.
         stop_agreed: set on every rank by the first meeting after a request.
-        trouble: set by a rank that cannot go on; one line.
+        trouble: set by a rank that cannot go on, in any thread of it; one line.
         batches: that this rank has trained on, for all of them to count alike.
         asks: whether ranks ask between meetings. Not where some wait for some others there: a rank that hears
             news waits for all to hear them.
@@ -42,6 +46,10 @@ class Meeting:
         self.wait_seconds = 0.0
         self._questions: deque[Pending] = deque()
 
+    def hear(self, line: str) -> None:
+        """This rank is in trouble, says any thread of it; the first line counts."""
+        self.trouble = self.trouble or line
+
     def ask(self) -> bool:
         """After a batch without a meeting, but the last of an epoch: whether all ranks have to meet now."""
         if self.world.size == 1:
@@ -57,7 +65,7 @@ class Meeting:
         """Wait for all ranks.
 
         Raises:
-            DhhpcError: a rank is in trouble; the same line on every rank.
+            AgreedError: a rank is in trouble; the same line on every rank.
         """
         flags = self._news()
         if self.world.size > 1:
@@ -71,7 +79,7 @@ class Meeting:
             self.wait_seconds += self.world.seconds - before
         self.due = None
         if flags[1]:
-            raise DhhpcError(next(line for line in self.world.allgather_object(self.trouble) if line))
+            raise AgreedError(next(line for line in self.world.allgather_object(self.trouble) if line))
         self.stop_agreed = bool(flags[0])
 
     def _news(self) -> np.ndarray:

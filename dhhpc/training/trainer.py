@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from dhhpc.eddl.finiteness import not_finite_state
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder, score_of
+from dhhpc.training.checkpoint_writer import CheckpointWriter
 from dhhpc.training.divergence import in_batch, with_mend
 from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment
-from dhhpc.training.meeting import Meeting
+from dhhpc.training.meeting import AgreedError, Meeting
 from dhhpc.training.metrics import without_details
 from dhhpc.training.network import CreateNetwork, create_network, use_threads
 from dhhpc.training.preparation import check, training_loader, warm_up
-from dhhpc.training.resumption import take_up
+from dhhpc.training.resumption import checkpoint_state, take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance
 from dhhpc.training.splitting import Pace, calibrate, measured_weights
 from dhhpc.training.stopping import Stopped
@@ -69,6 +71,8 @@ class Trainer:
             memory=experiment.memory,
         )
         self.meeting = Meeting(world)
+        shard = max(1, round(experiment.checkpoint.shard_megabytes * 2**20))
+        self.writer = CheckpointWriter(self.folder, world, shard, self.meeting.hear, self.tell_checkpoint)
         batches = experiment.epochs * self.loader.batches()
         self.method = experiment.parallel.create(world, self.model, self.meeting, batches)
         self.base_rate = experiment.optimizer.learning_rate * experiment.parallel.learning_rate_factor(
@@ -98,11 +102,15 @@ class Trainer:
                 self.train_epoch()
             self.end()
         except DhhpcError as error:
+            if isinstance(error, AgreedError):
+                with contextlib.suppress(DhhpcError):
+                    self.writer.finish()
             with contextlib.suppress(DhhpcError):  # the first error is the one to tell
                 self.record.event("failure", message=str(error))
                 self.record.update(status="failed", finished=now())
             raise
         finally:
+            self.writer.abandon()
             self.timing.end()
         return self.record
 
@@ -222,7 +230,7 @@ class Trainer:
                 validation = evaluate(self.model, self.shards, "validation", self.world, cuts_images)
         except NotFiniteError as error:
             told = error.told(f"epoch {self.epoch + 1}, {error}")
-            raise DhhpcError(with_mend(told, self.folder)) from None
+            raise AgreedError(with_mend(told, self.writer.newest())) from None
         seconds = round(time.perf_counter() - started, 4)
         return {"validation": without_details(validation), "validation_seconds": seconds}
 
@@ -265,6 +273,7 @@ class Trainer:
             if within and not met and self.meeting.ask():
                 self.meeting.meet()
                 met = True
+            self.writer.look()
             self.pace.add(samples, self.timing.seconds["data"] + self.timing.seconds["compute"])
             values = {"epoch": self.epoch, "batch": self.batch, "batches": loader.batches()}
             self.listen("batch", values | {"loss": loss})
@@ -291,7 +300,7 @@ class Trainer:
             # Told at the next meeting, before anything is averaged or kept.
             number = self.loader.batches() - self.loader.batches(self.taken - batch.global_count)
             told = in_batch(error, self.epoch, number, batch, self.loader, self.world)
-            self.meeting.trouble = self.meeting.trouble or with_mend(told, self.folder)
+            self.meeting.hear(with_mend(told, self.writer.newest()))
             return False, math.nan
         if samples and not (method.cuts_images and self.world.rank):
             self.sums += samples * np.array([1.0, *results.values()])
@@ -299,6 +308,7 @@ class Trainer:
 
     def end(self) -> None:
         """Write the trained model: the best checkpoint's or the last parameters, as .npz and ONNX."""
+        self.writer.close()
         self.world.progress.at("the writing of the model")
         if self.world.rank == 0:
             from dhhpc.eddl import export_onnx
@@ -307,7 +317,7 @@ class Trainer:
             chosen = self.epoch
             if best is not None:
                 checkpoint = self.folder.load(best)
-                self.model.load_state(checkpoint.state, str(best))
+                self.model.load_state(self.folder.state(checkpoint), str(best))
                 chosen = checkpoint.epoch
             self.model.save(self.record.model)
             export_onnx(self.model, self.record.onnx)
@@ -336,50 +346,46 @@ class Trainer:
         raise Stopped
 
     def save_checkpoint(self) -> None:
-        """Rank 0 writes what all agree upon at the current position, each rank what is its own."""
+        """Begin to write the current position; to the end where nothing comes after it."""
         self.world.progress.at("the writing of a checkpoint")
         self.check_state()
+        ends = self.epoch == self.experiment.epochs or self.meeting.stop_agreed
         with self.world.timeline.section("checkpoint", "checkpoint"):
-            own = self.method.own_state()
-            checkpoint = self.checkpoint()
-            written = self.folder.save_own(checkpoint, self.world.rank, own) if own else None
-            parts = self.world.gather_object(written)
-            if self.world.rank == 0:
-                checkpoint.parts = [part for part in parts or [] if part]
-                path = self.folder.save(checkpoint)
-                self.record.event("checkpoint", file=path.name, score=checkpoint.score)
-                self.listen("checkpoint", {"path": path})
+            self.writer.begin(self.checkpoint(), *checkpoint_state(self.model, self.method))
+            if ends or not self.experiment.checkpoint.asynchronous:
+                self.writer.finish()
 
     def checkpoint(self) -> Checkpoint:
-        """What all agree upon. All ranks call this."""
+        """The current position, without its arrays. All ranks call this."""
         sums = self.sums.copy()
         self.world.allreduce_sum(sums)
-        with self.method.agreed():
-            state = self.model.state()
-        state |= {f"averaging/{name}": array for name, array in self.method.remembered().items()}
         names = ["samples", "loss", *self.experiment.metrics]
         validation = self.history[-1].get("validation") if self.taken == 0 else None
         return Checkpoint(
             epoch=self.epoch,
             samples=self.taken,
             ranks=self.world.size,
-            state=state,
-            history=self.history,
+            history=[dict(record) for record in self.history],  # written while more is added
             sums=dict(zip(names, sums.tolist(), strict=True)) if self.taken else {},
             seconds=self.total_seconds(),
             score=score_of(validation, self.experiment.checkpoint.monitor, self.shards.task),
         )
+
+    def tell_checkpoint(self, path: Path, checkpoint: Checkpoint, seconds: float, snapshot: int) -> None:
+        values = {"score": checkpoint.score, "seconds": round(seconds, 4), "snapshot_bytes": snapshot}
+        self.record.event("checkpoint", file=path.name, **values)
+        self.listen("checkpoint", {"path": path})
 
     def means(self, totals: np.ndarray[Any, Any]) -> dict[str, float]:
         names = ["loss", *self.experiment.metrics]
         return {name: float(total / totals[0]) for name, total in zip(names, totals[1:], strict=True)}
 
     def check_state(self) -> None:
-        """Stop where the state that all ranks hold is not finite, before a checkpoint is made of it."""
+        """Stop where the state of a rank is not finite, before a checkpoint is made of it."""
         error = not_finite_state(self.model, f"epoch {self.epoch + 1}: the network is no longer finite")
         if error is not None:
-            self.meeting.trouble = with_mend(error, self.folder)
-            self.meeting.meet()
+            self.meeting.hear(with_mend(error, self.writer.newest()))
+        self.meeting.meet()
 
     def warn(self, message: str) -> None:
         self.record.event("warning", message=message)

@@ -59,10 +59,11 @@ def wait_for_the_end_of(run: Path) -> None:
 
 
 def final_state(run: Path) -> dict[str, bytes]:
-    """The bits of the last checkpoint: parameters, statistics and optimizer state."""
-    newest = sorted((run / "checkpoints").glob("*.npz"))[-1]
-    with np.load(newest) as archive:
-        return {name: archive[name].tobytes() for name in archive.files}
+    """The bits of the last checkpoint: what all ranks have agreed upon, and what each has of its own."""
+    newest = max((run / "checkpoints").glob("*.json"))
+    parts = {path.name: path.read_bytes() for path in newest.parent.glob(f"{newest.stem}-rank-*.part")}
+    assert parts
+    return parts
 
 
 def selected_model(run: Path) -> dict[str, bytes]:

@@ -200,18 +200,3 @@ def test_tasks_of_srun_that_do_not_meet_are_refused(discs, tmp_path):
     assert "the MPI world has 1 rank but SLURM started 2 tasks (SLURM_NTASKS=2)" in line
     assert "srun --mpi=pmi2" in line
     assert not (tmp_path / "run").exists()
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(discs, tmp_path):
-    """The file size limit of the process stands for the disk: the model's arrays do not fit."""
-    file = synthetic.write_experiment(
-        tmp_path / "e.yml", discs, tmp_path / "run", network={"name": "unet", "channels": [32, 64]}
-    )
-    command = f"ulimit -f 64; exec {sys.executable} -m dhhpc train {file}"
-    result = subprocess.run(
-        ["bash", "-c", command], env=synthetic.clean_environment(), capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 1, result.stderr
-    assert "cannot be written" in result.stderr.splitlines()[-1]
-    assert "checkpoints" in result.stderr.splitlines()[-1]
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []

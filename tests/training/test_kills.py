@@ -1,10 +1,11 @@
 """A run that is killed again and again, at random moments and in every way, ends as one never killed.
 
-DHHPC_KILLS sets how often: a few times here, a hundred times by hand. DHHPC_KILLED_METHOD sets the way of
-averaging.
+DHHPC_KILLS sets how often: a few times here, a hundred times by hand. The ways of averaging are drawn, one
+for every five kills; DHHPC_KILLED_METHOD sets one, DHHPC_KILLS_SEED what is drawn.
 """
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -18,7 +19,16 @@ from tests import synthetic
 from tests.training.processes import FULL, final_state, selected_model, start, wait_for_the_end_of
 
 KILLS = int(os.environ.get("DHHPC_KILLS", "5"))
-WAYS = ("all", "one rank", "asked", "while writing", "truncated")
+SEED = int(os.environ.get("DHHPC_KILLS_SEED") or random.SystemRandom().randrange(10**6))
+WAYS = ("all", "one rank", "asked", "while rank 0 writes", "while rank 1 writes", "truncated")
+METHODS = {
+    "gradient": {},
+    "fixed": {"period": 4},
+    "elastic": {"period": 4},
+    "block-momentum": {"period": 4},
+    "diloco": {},
+    "two-level": {"near_period": 2, "period": 4, "ranks_per_group": 1},
+}
 
 
 def descendants(process: int) -> list[int]:
@@ -47,15 +57,18 @@ def kill(process: subprocess.Popen[str], run: Path, way: str, chance: random.Ran
         assert time.monotonic() < end, "the run does not come on"
         time.sleep(0.01)
     time.sleep(chance.uniform(0, 0.5))
-    if way == "while writing":
-        while process.poll() is None and not list((run / "checkpoints").glob(".epoch-*.tmp")):
-            pass
     ranks = descendants(process.pid)
+    victim = chance.choice(ranks) if ranks else 0
+    if way.startswith("while"):
+        writer = 0 if way == "while rank 0 writes" else 1
+        victim = int(json.loads((run / "run.json").read_text())["processes"][writer].rpartition(":")[2])
+        while process.poll() is None and not parts_being_written(run, writer):
+            pass
     with contextlib.suppress(ProcessLookupError):
         if way == "asked":
             process.send_signal(signal.SIGTERM)
-        elif way == "one rank" and ranks:
-            os.kill(chance.choice(ranks), signal.SIGKILL)
+        elif way in ("one rank", "while rank 1 writes") and ranks:
+            os.kill(victim, signal.SIGKILL)
         else:
             os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -68,21 +81,44 @@ def kill(process: subprocess.Popen[str], run: Path, way: str, chance: random.Ran
             os.truncate(path, chance.randrange(path.stat().st_size))
 
 
-@pytest.mark.timeout(60 + 60 * KILLS)
+def parts_being_written(run: Path, rank: int) -> list[Path]:
+    return list((run / "checkpoints").glob(f".epoch-*-rank-{rank:05d}.part.*.tmp"))
+
+
+def left_unfinished(run: Path) -> bool:
+    """Whether a checkpoint has been begun that does not exist."""
+    parts = (run / "checkpoints").glob("*epoch-*-rank-*")
+    names = {path.name.lstrip(".").partition("-rank-")[0] for path in parts}
+    return not all((run / "checkpoints" / f"{name}.json").exists() for name in names)
+
+
+@pytest.mark.timeout(120 + 60 * KILLS)
 def test_every_resume_goes_on_and_the_result_is_that_of_a_run_never_killed(tmp_path):
-    """With DiLoCo, where each rank has parameters and optimizer state of its own."""
-    method = {"method": os.environ.get("DHHPC_KILLED_METHOD", "diloco"), "batch": "multiply"}
+    """Both ranks write a part of every checkpoint, in the background, whichever the method."""
+    print(f"DHHPC_KILLS_SEED={SEED}")
+    chance = random.Random(SEED)
+    methods = chance.sample(sorted(METHODS), max(1, min(len(METHODS), KILLS // 5)))
+    methods = os.environ.get("DHHPC_KILLED_METHOD", " ".join(methods)).split()
     shards = synthetic.write_discs(tmp_path / "shards", {"training": 61, "validation": 6}, size=32)
-    epochs = 6 + 3 * KILLS
-    changes = FULL | {"epochs": epochs, "parallel": method, "checkpoint": {"keep": 3, "select": "last"}}
-    file = synthetic.write_experiment(tmp_path / "e.yml", shards, tmp_path / "run", **changes)
-    whole = synthetic.run_dhhpc("train", file, "--ranks", 2, "--output", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    chance = random.Random(method["method"])
-    run = tmp_path / "run"
-    for turn in range(KILLS):
-        kill(start("train", file, "--ranks", 2, "--resume"), run, WAYS[turn % len(WAYS)], chance)
-    resumed = synthetic.run_dhhpc("train", file, "--ranks", 2, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert selected_model(run) == selected_model(tmp_path / "whole")
-    assert final_state(run) == final_state(tmp_path / "whole")
+    for number, method in enumerate(methods):
+        kills = KILLS * (number + 1) // len(methods) - KILLS * number // len(methods)
+        changes = FULL | {
+            "epochs": 6 + 3 * kills,
+            "parallel": METHODS[method] | {"method": method},
+            "checkpoint": {"keep": 3, "select": "last", "shard_megabytes": 0.01},
+        }
+        run, reference = tmp_path / method, tmp_path / f"{method}-never-killed"
+        file = synthetic.write_experiment(tmp_path / f"{method}.yml", shards, run, **changes)
+        whole = synthetic.run_dhhpc("train", file, "--ranks", 2, "--output", reference)
+        assert whole.returncode == 0, whole.stderr
+        ways = [WAYS[turn % len(WAYS)] for turn in range(kills + len(WAYS))]
+        writing = 0
+        for way in chance.sample(ways, kills):
+            kill(start("train", file, "--ranks", 2, "--resume"), run, way, chance)
+            writing += left_unfinished(run)
+        print(f"{method}: {kills} kills, {writing} of them while a checkpoint was being written")
+        resumed = synthetic.run_dhhpc("train", file, "--ranks", 2, "--resume")
+        assert resumed.returncode == 0, resumed.stderr
+        assert selected_model(run) == selected_model(reference)
+        assert final_state(run) == final_state(reference)
+        assert len(final_state(run)) == 2

@@ -41,12 +41,18 @@ def run_parts(file: Path, folder: Path) -> list[tuple[int, int]]:
 
 
 def test_no_sample_is_lost_or_repeated_and_the_steps_are_those_of_one_rank(tmp_path):
-    """With a batch that the ranks divide, every global batch is what it would be on one rank."""
+    """With a batch that the ranks divide, every global batch is what it would be on one rank.
+
+    The state has some 7 kB, so that of four ranks three write a shard of it.
+    """
     shards = synthetic.write_discs(tmp_path / "shards", {"training": SAMPLES, "validation": 5})
     changes = {"batch_size": 12, "epochs": EPOCHS, "parallel": {"method": "gradient", "batch": "divide"}}
+    changes["checkpoint"] = {"select": "last", "shard_megabytes": 0.002, "keep": 9}
     file = synthetic.write_experiment(tmp_path / "e.yml", shards, tmp_path / "run", **changes)
     taken = run_parts(file, tmp_path)
     assert Counter(taken) == {(epoch, sample): 1 for epoch in range(EPOCHS) for sample in range(SAMPLES)}
+    parts = (tmp_path / "run" / "checkpoints").glob("epoch-00000-*.part")
+    assert Counter(path.name.partition("-rank-")[0] for path in parts).most_common(2)[0][1] == 3
     experiment = read_experiment(file).model_copy(update={"output": tmp_path / "alone"})
     alone = train(experiment, World(), zoo.create)
     assert_close(parameters(read_run(tmp_path / "run")), parameters(alone))

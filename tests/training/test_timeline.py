@@ -51,13 +51,15 @@ def inside(span: dict, outer: dict) -> bool:
 
 def assert_nested(events: list[dict]) -> None:
     """Of two spans of a thread, one contains the other or they lie apart, to a hundredth of a microsecond."""
-    open_until: list[float] = []
     every = [event for event in events if event["ph"] == "X"]
-    for event in sorted(every, key=lambda event: (event["ts"], -event["dur"])):
-        while open_until and open_until[-1] <= event["ts"] + 0.01:
-            open_until.pop()
-        assert not open_until or end(event) <= open_until[-1] + 0.01, event
-        open_until.append(end(event))
+    for thread in {event["tid"] for event in every}:
+        open_until: list[float] = []
+        row = [event for event in every if event["tid"] == thread]
+        for event in sorted(row, key=lambda event: (event["ts"], -event["dur"])):
+            while open_until and open_until[-1] <= event["ts"] + 0.01:
+                open_until.pop()
+            assert not open_until or end(event) <= open_until[-1] + 0.01, event
+            open_until.append(end(event))
 
 
 def seconds_in(epoch: dict, events: list[dict]) -> dict[str, float]:
@@ -81,7 +83,8 @@ def seconds_in(epoch: dict, events: list[dict]) -> dict[str, float]:
     ids=lambda method: method["method"],
 )
 def test_the_timeline_tells_the_times_of_the_record(world, shared, shards, method):
-    record = trained(shards, shared / "run", world, parallel=method, trace=100)
+    checkpoint = {"select": "last", "shard_megabytes": 0.001}
+    record = trained(shards, shared / "run", world, parallel=method, trace=100, checkpoint=checkpoint)
     world.barrier()  # each rank closes its own file
     everyone = [checked(record.folder / "trace" / f"rank-{rank:05d}.json") for rank in range(world.size)]
     assert isinstance(world.timeline, Timeline)
@@ -91,6 +94,12 @@ def test_the_timeline_tells_the_times_of_the_record(world, shared, shards, metho
         assert_nested(events)
         sections = {span["name"]: span for span in spans(events, "section")}
         assert {"epoch 1", "epoch 1, batch 3", "meeting", "validation", "checkpoint", "end"} <= set(sections)
+        # Two checkpoints are written on a row of their own, each once it has begun.
+        written = [span for span in spans(events, "background") if span["name"].startswith("write epoch-")]
+        begun = [span for span in spans(events, "section") if span["name"] == "checkpoint"]
+        assert len(written) == len(begun) == 2
+        assert {span["tid"] for span in written}.isdisjoint({span["tid"] for span in begun})
+        assert all(one["ts"] <= other["ts"] for one, other in zip(begun, written, strict=True))
         for epoch in record.content["history"]:
             told = epoch["ranks"][rank]
             measured = seconds_in(sections[f"epoch {epoch['epoch'] + 1}"], events)

@@ -14,6 +14,7 @@ from dhhpc.files import write_json
 from dhhpc.mpi import World
 from dhhpc.training import Experiment, check, evaluate, load_network, read_run, train
 from dhhpc.training.checkpoint import CheckpointFolder
+from dhhpc.training.trainer import Trainer
 from tests import synthetic
 from tests.training.runs import assert_identical, parameters, run
 
@@ -46,8 +47,14 @@ def test_training_learns_and_leaves_a_whole_run_folder(discs, tmp_path):
     assert content["kpis"]["totm"] >= sum(epoch["seconds"] for epoch in history)
     assert content["samples"] == {"training": 21, "validation": 6, "test": 5}
     events = [json.loads(line) for line in (record.folder / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events[:3]] == ["start", "checkpoint", "epoch"]
+    assert sorted(event["event"] for event in events) == sorted(
+        ["start", *25 * ["epoch"], *25 * ["checkpoint"], "end"]
+    )
+    assert events[0]["event"] == "start"
     assert events[-1]["event"] == "end"
+    # Parameters and two numbers for each that Adam remembers, in one copy, whatever else is in it.
+    told = next(event for event in events if event["event"] == "checkpoint")
+    assert 12 * content["parameters"] <= told["snapshot_bytes"] < 12 * content["parameters"] + 1000
     onnx.checker.check_model(onnx.load(record.onnx))
     model, _, shards = load_network(record, zoo.create)
     results = evaluate(model, shards, "validation", World())
@@ -165,7 +172,7 @@ def test_resume_trains_further_epochs_as_one_run_would(discs, tmp_path):
     }
     whole = run(discs, tmp_path / "whole", epochs=4, **changes)
     run(discs, tmp_path / "parts", epochs=3, **changes)
-    newest = tmp_path / "parts" / "checkpoints" / "epoch-00003-sample-000000000.npz"
+    newest = tmp_path / "parts" / "checkpoints" / "epoch-00003-sample-000000000-rank-00000.part"
     newest.write_bytes(newest.read_bytes()[:1000])
     heard: list[str] = []
     document = synthetic.experiment_document(discs, tmp_path / "parts", epochs=4, **changes)
@@ -197,7 +204,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(discs, tmp_path
     record = run(discs, tmp_path / "run", epochs=2)
     newest = CheckpointFolder(record.checkpoints).descriptions()[-1]
     if damage == "arrays":
-        newest = newest.with_suffix(".npz")
+        newest = newest.with_name(f"{newest.stem}-rank-00000.part")
     newest.write_bytes(newest.read_bytes()[:100])
     heard = []
     document = synthetic.experiment_document(discs, tmp_path / "run", epochs=3)
@@ -228,7 +235,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_goes_on_with_smaller_
     """The learning rate explodes in the third epoch; the second's checkpoint stays and is named."""
     usual = {"name": "sgd", "learning_rate": 0.1}
     run(discs, tmp_path / "run", epochs=2, **DIVERGING | {"optimizer": usual})
-    kept = tmp_path / "run" / "checkpoints" / "epoch-00002-sample-000000000.npz"
+    kept = tmp_path / "run" / "checkpoints" / "epoch-00002-sample-000000000.json"
     before = kept.read_bytes()
 
     def go_on(listen=lambda event, values: None, **changes):
@@ -250,6 +257,25 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint_and_goes_on_with_smaller_
     assert any(
         "the run there failed; going on with another optimizer.learning_rate" in line for line in heard
     )
+
+
+def test_a_checkpoint_on_its_way_is_finished_where_the_run_diverges_after_it(discs, tmp_path):
+    """Named before it exists: the learning rate explodes in the first batch after it was begun."""
+    document = synthetic.experiment_document(discs, tmp_path / "run", epochs=3)
+    trainer = Trainer(Experiment.model_validate(document), World(), zoo.create)
+
+    def explode(event, values):
+        if event == "epoch":
+            trainer.base_rate = 1e30
+
+    trainer.listen = explode
+    with pytest.raises(DhhpcError, match="epoch 2, batch") as caught:
+        trainer.run(resume=False)
+    folder = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    (kept,) = folder.descriptions()
+    assert kept.stem == "epoch-00001-sample-000000000"
+    assert str(caught.value).endswith(f"from the last good checkpoint, {kept}")
+    assert folder.state(folder.load(kept)).keys() == trainer.model.state().keys()
 
 
 def test_a_network_that_is_no_longer_finite_never_becomes_a_checkpoint(discs, tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
+from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder, Part
 from tests import synthetic
 from tests.training.processes import (
     FULL,
@@ -76,10 +76,12 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on_as_one_unharmed(tmp_path):
 
 
 def test_a_checkpoint_that_takes_long_to_write_shows_progress(tmp_path):
-    """At least once for every 16 MB."""
+    """At least once for every 16 MB, for the watch over ranks; and so does one that is read."""
     pieces: list[None] = []
-    folder = CheckpointFolder(tmp_path, written=lambda: pieces.append(None))
-    state = {"parameters/a": np.zeros(16 * 2**20, np.float32)}
-    path = folder.save(Checkpoint(1, 0, 2, state))
+    folder = CheckpointFolder(tmp_path, went_on=lambda: pieces.append(None))
+    content = np.zeros(2**26, np.uint8)
+    written = Checkpoint(1, 0, 1)
+    digest = folder.write_part(written, 0, content, lambda: pieces.append(None))
     assert len(pieces) >= 4
-    assert folder.load(path.with_suffix(".json")).state["parameters/a"].nbytes == 2**26
+    folder.check(written, Part(0, 0, content.size, content.size, digest))
+    assert len(pieces) >= 8
