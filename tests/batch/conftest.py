@@ -26,7 +26,13 @@ def request_of(tmp_path: Path):
     """Makes job requests: `request_of(nodes=2)`."""
 
     def make(**changes: object) -> JobRequest:
-        values = {"arguments": ("site", "list"), "name": "job", "folder": str(tmp_path), "seconds": 60}
+        values = {
+            "arguments": ("site", "list"),
+            "name": "job",
+            "folder": str(tmp_path),
+            "seconds": 60,
+            "kind": "evaluate",  # the launcher and the command, nothing else
+        }
         return JobRequest(**(values | changes))  # type: ignore[arg-type]
 
     return make

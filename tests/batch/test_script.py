@@ -81,7 +81,9 @@ trap : TERM
 srun --mpi=pmix /opt/python3/bin/python -m dhhpc train '/home/me/my data/experiment.yml' ${SLURM_RESTART_COUNT:+--resume} || code=$?
 # 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
 restarts=${SLURM_RESTART_COUNT:-0}
-if [[ ($code == 75 || $code == 137) && $restarts -lt 3 ]]; then
+# What a user has cancelled is not running any more, and stays so.
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T || true)
+if [[ ($code == 75 || $code == 137) && $state == RUNNING && $restarts -lt 3 ]]; then
     echo "job: the ranks ended with exit code $code, queued again: $((restarts + 1)) of 3" >&2
     # SLURM ends this script while it sleeps.
     scontrol requeue "$SLURM_JOB_ID" && sleep 60

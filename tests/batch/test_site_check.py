@@ -36,7 +36,7 @@ def test_a_right_config_passes(cluster: VirtualCluster, tmp_path: Path) -> None:
     assert code == 0
     texts = {(row["subject"], row["text"]) for row in rows}
     assert ("scheduler", "SLURM answers, with 2 partitions") in texts
-    assert ("partition short", "is there, for at most 2 nodes and 00:01:00") in texts
+    assert ("partition short", "is there, for at most 4 nodes and 00:01:00") in texts
     assert ("partition main", "its nodes have the 2 cores") in texts
     assert ("mpi", "srun knows pmi2") in texts
     assert ("a job in main", "sbatch --test-only takes one of one rank") in texts
@@ -53,14 +53,14 @@ def test_a_wrong_config_names_each_fault_and_its_mend(cluster: VirtualCluster, t
     path.write_text(
         "extends: virtual-cluster\nlauncher: srun --mpi=pim2\nnode: {cores: 4}\npython: /bin/false\n"
         f"scratch: {tmp_path}/file/folder\naccount: required\nmodules: [no-such-module]\n"
-        'partitions:\n  - {name: main, max_nodes: 3, max_time: "02:00:00"}\n'
+        'partitions:\n  - {name: main, max_nodes: 5, max_time: "02:00:00"}\n'
         '  - {name: shrot, max_nodes: 1, max_time: "1"}\n'
     )
     code, rows = run(str(path), "--account", "project1")
     faults = {f"{row['subject']}: {row['text']}; {row['mend']}" for row in rows if row["level"] == "fail"}
     assert code == 1
     assert faults == {
-        "partition main: max_nodes 3, but nodes is 2; set it to 2",
+        "partition main: max_nodes 5, but nodes is 4; set it to 4",
         'partition main: max_time 02:00:00, but MaxTime is 01:00:00; set it to "01:00:00"',
         "partition main: cores 4, but its nodes have 2; set them to 2",
         "partition short: cores 4, but its nodes have 2; set them to 2",
@@ -77,7 +77,7 @@ def test_a_wrong_config_names_each_fault_and_its_mend(cluster: VirtualCluster, t
     # Without an account no job is tried, and a config without partitions learns those of the machine.
     _, rows = run("slurm-mpich", "--set", "account=required")
     warned = {row["subject"]: row["text"] + "; " + row["mend"] for row in rows if row["level"] == "warn"}
-    assert "main (2 nodes of 2 cores, 01:00:00); short (2 nodes" in warned["partitions"]
+    assert "main (4 nodes of 2 cores, 01:00:00); short (4 nodes" in warned["partitions"]
     assert warned["account"].startswith("the site needs one, and none is chosen; give --account NAME")
     assert warned["a job"].startswith("was not tried; --account: is missing")
 
