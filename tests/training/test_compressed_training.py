@@ -13,7 +13,8 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, connect
 from dhhpc.training import Experiment, Stopped, read_experiment, read_run, train
 from dhhpc.training.averaging import UNSENT_PARAMETERS
-from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder
+from dhhpc.training.checkpoint import Checkpoint, CheckpointFolder, Part
+from dhhpc.training.layout import Layout
 from dhhpc.training.resumption import load
 from dhhpc.training.trainer import Trainer
 from tests import synthetic
@@ -119,16 +120,23 @@ def test_an_other_number_of_ranks_takes_over_what_was_left_over(world, folder):
     trainer = Trainer(Experiment.model_validate(document), world, zoo.create)
     size = trainer.model.parameter_vector.size
     checkpoints = CheckpointFolder(folder / "of 3 ranks")
+    agreed = trainer.model.state() | {"averaging/reference": np.full(size, 5, np.float32)}
+    row = np.concatenate([array.reshape(-1).view(np.uint8) for array in agreed.values()])
     if world.rank == 0:
-        state = trainer.model.state() | {"averaging/reference": np.full(size, 5, np.float32)}
-        checkpoint = Checkpoint(epoch=1, samples=0, ranks=3, state=state)
+        checkpoints.folder.mkdir()
+        unsent = Layout([(UNSENT_PARAMETERS, "<f4", (size,))])
+        checkpoint = Checkpoint(epoch=1, samples=0, ranks=3, agreed=Layout.of(agreed), own=unsent)
+        edges = checkpoint.agreed.cut(3)
         for rank, left_over in enumerate([1.5, 0, -4]):
-            own = {UNSENT_PARAMETERS: np.full(size, left_over, np.float32)}
-            checkpoint.parts.append(checkpoints.save_own(checkpoint, rank, own))
-        checkpoints.save(checkpoint)
+            start, stop = edges[rank : rank + 2]
+            own = np.full(size, left_over, np.float32).view(np.uint8)
+            content = np.concatenate([row[start:stop], own])
+            digest = checkpoints.write_part(checkpoint, rank, content, lambda: None)
+            checkpoint.parts.append(Part(rank, start, stop, content.size, digest))
+        checkpoints.write_description(checkpoint)
     world.barrier()
     (path,) = checkpoints.descriptions()
-    assert load(checkpoints, path, trainer.model, trainer.method, world, pytest.fail) is not None
+    load(checkpoints, checkpoints.load(path), trainer.model, trainer.method, world)
     assert trainer.method.compressed.sum.unsent.tolist() == [-2.5 / world.size] * size
     assert trainer.method.compressed.reference.tolist() == [5] * size
 
