@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +113,35 @@ def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) 
     assert run["slurm_job_id"] == job.id
     assert len(run["history"]) == 2
     assert (experiment.parent / "run" / "model.onnx").stat().st_size > 0
+    by_hand = train_by_hand(experiment, cluster)
+    assert by_hand.keys() == run.keys()
+    assert (by_hand["status"], by_hand["ranks"], by_hand["launcher"]) == ("finished", 2, "srun")
+    changing = ("seconds", "samples_per_second", "ranks", "paces", "checkpoint_seconds")
+    for one, other in zip(run["history"], by_hand["history"], strict=True):
+        assert {key: one[key] for key in one if key not in changing} == {
+            key: other[key] for key in other if key not in changing
+        }
+
+
+def train_by_hand(experiment: Path, cluster: VirtualCluster) -> dict[str, Any]:
+    """What `sbatch jobs/train.sh` leaves of the same experiment."""
+    shutil.rmtree(experiment.parent / "run")
+    log = experiment.parent / "by-hand.log"
+    variables = {"EXPERIMENT": str(experiment), "DHHPC": str(Path(sys.executable).with_name("dhhpc"))}
+    options = [
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=2",
+        "--time=5",
+        f"--output={log}",
+        "--wait",
+    ]
+    script = Path(__file__).parents[2] / "jobs" / "train.sh"
+    done = subprocess.run(
+        ["sbatch", *options, script], env=os.environ | cluster.environment | variables, check=False
+    )
+    assert done.returncode == 0, log.read_text()
+    return record_of_run(experiment)
 
 
 @pytest.mark.slurm
