@@ -28,6 +28,7 @@ class JobRequest:
         seconds: the time limit; None for none (local sites only).
         partition, account, qos: None for the site's own.
         gpus: graphics processors of each node; None for all that it has.
+        memory_gb: memory of each node in GiB; None for what the scheduler gives.
         tasks: parts that the command can be divided into: a job array where the scheduler has such, each part
             with nodes, ranks and time of its own. None, and on local sites: the command as a whole.
         at_once: how many tasks may run at the same time; None for as many as the scheduler likes.
@@ -49,6 +50,7 @@ class JobRequest:
     account: str | None = None
     qos: str | None = None
     gpus: int | None = None
+    memory_gb: float | None = None
     tasks: int | None = None
     at_once: int | None = None
     task_option: str = "--member"
@@ -87,6 +89,8 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
         raise DhhpcError(f"--at-once {request.at_once}: this is one job, no array; drop --at-once")
     if request.at_once is not None and request.at_once < 1:
         raise DhhpcError(f"--at-once {request.at_once}: must be at least 1")
+    if request.memory_gb is not None and request.memory_gb <= 0:
+        raise DhhpcError(f"--memory {request.memory_gb:g}: must be above 0")
     if site.scheduler == "local":
         return fit_local(request, site)
     if site.scheduler == "pbs" and request.qos is not None:
@@ -95,6 +99,7 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
         check_option(option, name)
     check_option("--qos", request.qos)
     partition = site.partition(request.partition)
+    check_memory(request, site, partition)
     account = chosen("account", request.account, site.account, site)
     qos = chosen("qos", request.qos, (partition.qos if partition else None) or site.qos, site)
     if partition is not None:
@@ -157,6 +162,7 @@ def fit_local(request: JobRequest, site: Site) -> JobRequest:
         "--account": request.account,
         "--qos": request.qos,
         "--gpus": request.gpus,
+        "--memory": request.memory_gb,
     }
     for option, value in wishes.items():
         if value is not None:
@@ -202,6 +208,17 @@ def fit_threads(request: JobRequest, site: Site, partition: Partition | None) ->
             f"use --threads {share}"
         )
     return request.threads
+
+
+def check_memory(request: JobRequest, site: Site, partition: Partition | None) -> None:
+    """Refuse more memory than a node has, where the site tells that."""
+    node = site.node_of(partition)
+    has = node.memory_gb if node is not None else None
+    if has is not None and request.memory_gb is not None and request.memory_gb > has:
+        raise DhhpcError(
+            f"--memory {request.memory_gb:g}: {node_place(site, partition)} has {has:g} GiB; "
+            f"use --memory {has:g}"
+        )
 
 
 def fit_gpus(request: JobRequest, site: Site, partition: Partition | None) -> int:

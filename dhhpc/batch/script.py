@@ -46,7 +46,7 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
         request=request,
         options=[*site.options, *(partition.options if partition else [])],
         gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
-        memory=pbs_memory(request, site),
+        memory=memory_of(request, site),
         time=None if request.seconds is None else time_limit(request.seconds, site),
         # A quarter of a short job is as much as it can spare.
         lead=min(LEAD, (request.seconds or 0) // 4),
@@ -85,10 +85,12 @@ def template(kind: str) -> jinja2.Template:
     return environment.get_template(f"{kind}.sh.j2")
 
 
-def pbs_memory(request: JobRequest, site: Site) -> int | None:
-    """Whole GiB of memory of each node, where the site tells them."""
+def memory_of(request: JobRequest, site: Site) -> int | None:
+    """Memory of each node to ask for, in MiB; PBS gives little unless it is asked for all that a node has."""
     node = site.node_of(site.partition(request.partition))
-    return int(node.memory_gb) if node is not None and node.memory_gb else None
+    whole = node.memory_gb if node is not None and site.scheduler == "pbs" else None
+    asked = request.memory_gb or whole
+    return int(asked * 1024) if asked else None
 
 
 def time_limit(seconds: int, site: Site) -> str:

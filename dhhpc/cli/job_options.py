@@ -37,6 +37,9 @@ class JobOptions:
     gpus: Annotated[
         int | None, typer.Option(help="Graphics processors of each node; all that it has by default.")
     ] = None
+    memory: Annotated[
+        float | None, typer.Option(help="Memory of each node in GiB; what the scheduler gives by default.")
+    ] = None
     threads: Annotated[
         int | None, typer.Option(help="Cores of each rank; a node's cores shared by its ranks by default.")
     ] = None
@@ -89,6 +92,7 @@ class JobOptions:
             "account": self.account,
             "qos": self.qos,
             "gpus": self.gpus,
+            "memory_gb": self.memory,
             "after": tuple(self.after or ()),
             "requeues": self.requeue if kind in ("train", "preprocess", "scale") else 0,
         }

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from dhhpc.mpi import Hierarchy, World, watching
 from dhhpc.training.experiment import Experiment
+from dhhpc.training.method import Method
 from dhhpc.training.network import CreateNetwork
-from dhhpc.training.parallel import Method
 from dhhpc.training.run_record import RunRecord, record_lost
 from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 from dhhpc.training.trainer import COMPILING, Listener, Trainer, ignore

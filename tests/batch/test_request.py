@@ -12,7 +12,7 @@ SITE = Site(
     name="cluster",
     scheduler="slurm",
     launcher="srun --mpi=pmi2",
-    node=Node(cores=48),
+    node=Node(cores=48, memory_gb=192),
     account="project1",
     partitions=[
         Partition(name="debug", max_nodes=2, max_time="30"),
@@ -50,6 +50,8 @@ def test_the_users_values_go_before(request_of) -> None:
         ({"ranks_per_node": 49}, "--ranks-per-node 49: .* 48 cores; use --ranks-per-node 48"),
         ({"ranks_per_node": 2, "threads": 25}, "--threads 25: .* 48 cores for 2 ranks; use --threads 24"),
         ({"threads": 0}, "--threads 0: must be at least 1"),
+        ({"memory_gb": 200}, "--memory 200: .* has 192 GiB; use --memory 192"),
+        ({"memory_gb": 0}, "--memory 0: must be above 0"),
         ({"partition": "standrad"}, "--partition standrad: .* did you mean standard"),
         ({"partition": "x"}, "--partition x: .* its partitions: debug, standard, fat"),
         ({"account": "a b"}, "--account 'a b' is no name"),

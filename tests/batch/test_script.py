@@ -115,6 +115,11 @@ def test_a_local_script(request_of) -> None:
     assert text.endswith("exec /opt/python -m dhhpc train /a/e.yml --ranks 2\n")
 
 
+def test_memory_is_asked_for_in_whole_megabytes(request_of) -> None:
+    wish = request_of(memory_gb=1.5)
+    assert "#SBATCH --mem=1536M\n" in render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/log"))
+
+
 def test_the_launcher_learns_its_numbers(request_of) -> None:
     site = CLUSTER.model_copy(update={"launcher": "mpiexec -n {ranks} -ppn {ranks_per_node}"})
     text = render_script(fit_request(request_of(nodes=3, ranks_per_node=4), site), site, Path("/log"))
