@@ -100,6 +100,7 @@ def test_a_slurm_script(request_of) -> None:
         nodes=4,
         ranks_per_node=2,
         seconds=7200,
+        kind="train",
         requeues=3,
     )
     assert render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/home/me/100%/job.log")) == GOLDEN
@@ -122,7 +123,8 @@ def test_memory_is_asked_for_in_whole_megabytes(request_of) -> None:
 
 def test_the_launcher_learns_its_numbers(request_of) -> None:
     site = CLUSTER.model_copy(update={"launcher": "mpiexec -n {ranks} -ppn {ranks_per_node}"})
-    text = render_script(fit_request(request_of(nodes=3, ranks_per_node=4), site), site, Path("/log"))
+    wish = request_of(nodes=3, ranks_per_node=4, kind="train")
+    text = render_script(fit_request(wish, site), site, Path("/log"))
     assert "\nmpiexec -n 12 -ppn 4 /opt/python3/bin/python -m dhhpc" in text
 
 
@@ -157,7 +159,7 @@ def test_a_pbs_script(request_of) -> None:
         "#PBS -N job",
         "#PBS -q workq",
         "#PBS -A p1",
-        "#PBS -l select=2:ncpus=64:mpiprocs=4:ompthreads=16:ngpus=4:mem=250gb",
+        "#PBS -l select=2:ncpus=64:mpiprocs=4:ompthreads=16:ngpus=4:mem=256512mb",
         "#PBS -l walltime=25:00:00",
         "#PBS -J 0-2%2",
         "#PBS -j oe",
