@@ -67,7 +67,8 @@ def test_an_array_as_a_whole(states: str, whole: str, finished: bool) -> None:
 
 
 def test_the_script_of_an_array(request_of, tmp_path: Path) -> None:
-    wish = request_of(arguments=("train", "/e.yml", "--seeds=5", "--resume"), tasks=5, at_once=2)
+    arguments = ("train", "/e.yml", "--seeds=5", "--resume")
+    wish = request_of(arguments=arguments, tasks=5, at_once=2, kind="train")
     text = render_script(fit_request(wish, CLUSTER), CLUSTER, Path("/100%/job.log"))
     assert "#SBATCH --array=0-4%2\n#SBATCH --output=/100%%/job-%a.log\n" in text
     assert ' -m dhhpc train /e.yml --seeds=5 --resume --member "$SLURM_ARRAY_TASK_ID" || code' in text
