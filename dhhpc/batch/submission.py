@@ -18,7 +18,7 @@ from dhhpc.files import write_text
 SCRIPT, LOG = "job.sh", "job.log"
 
 
-def submit(request: JobRequest, site: Site) -> JobRecord:
+def submit_job(request: JobRequest, site: Site) -> JobRecord:
     """Check `request` against `site`, write its script, submit it and record it.
 
     Raises:
@@ -68,10 +68,10 @@ def submit(request: JobRequest, site: Site) -> JobRecord:
 
 
 def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
-    """The script that `submit` would write and the command it would run, with nothing written or started.
+    """The script that `submit_job` would write and the command it would run, with nothing written or started.
 
     Raises:
-        DhhpcError: as `submit`, but for the scheduler, which is not asked.
+        DhhpcError: as `submit_job`, but for the scheduler, which is not asked.
     """
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"

@@ -100,13 +100,13 @@ class JobOptions:
 
     def submit(self, request: JobRequest) -> JobRecord | None:
         """Submit one job and tell of it, or print what would be submitted."""
-        from dhhpc.batch import read_site, submit
+        from dhhpc.batch import read_site, submit_job
 
         site = read_site(self.site, self.settings or [])
         if self.dry_run:
             self.show([request])
             return None
-        record = submit(request, site)
+        record = submit_job(request, site)
         if self.as_json:
             print(json.dumps(as_document(record)))
         else:

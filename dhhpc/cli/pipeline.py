@@ -28,7 +28,7 @@ def submit_pipeline(
     Raises:
         DhhpcError: a job cannot be submitted; those before it are cancelled.
     """
-    from dhhpc.batch import read_site, scheduler_for, submit
+    from dhhpc.batch import read_site, scheduler_for, submit_job
 
     requests = chain(job, training, experiment, preprocessing)
     if job.dry_run:
@@ -40,7 +40,7 @@ def submit_pipeline(
     try:
         for request in requests:
             behind = (records[-1].id,) if records else request.after
-            records.append(submit(replace(request, after=behind), site))
+            records.append(submit_job(replace(request, after=behind), site))
     except BaseException:
         for record in reversed(records):
             scheduler_for(record.scheduler, record.site).cancel(record)

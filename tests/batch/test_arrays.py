@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dhhpc.batch import JobRecord, find_job, read_site, read_statuses, scheduler_for, submit
+from dhhpc.batch import JobRecord, find_job, read_site, read_statuses, scheduler_for, submit_job
 from dhhpc.batch.jobs import JobStatus, status_of_array
 from dhhpc.batch.request import fit_request
 from dhhpc.batch.script import quote_file_pattern, render_script
@@ -154,7 +154,7 @@ def test_a_requeued_task_goes_on_and_what_is_missing_is_told(
 @pytest.mark.slurm
 def test_an_array_is_cancelled_as_a_whole(cluster: VirtualCluster, request_of, tmp_path: Path) -> None:
     (tmp_path / "dhhpc.py").write_text("import time; print('on', flush=True); time.sleep(60)")
-    job = submit(request_of(tasks=3, at_once=1), CLUSTER)
+    job = submit_job(request_of(tasks=3, at_once=1), CLUSTER)
     end = time.monotonic() + 40
     while not job.logs[0].exists() or "on" not in job.logs[0].read_text():
         assert time.monotonic() < end

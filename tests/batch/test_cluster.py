@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch import JobRecord, explain, find_job, scheduler_for, submit
+from dhhpc.batch import JobRecord, explain, find_job, scheduler_for, submit_job
 from dhhpc.batch.processes import processes_with
 from dhhpc.batch.request import JobRequest
 from dhhpc.batch.site_layers import read_site
@@ -167,7 +167,7 @@ def submitted(tmp_path: Path, code: str) -> str:
     folder.mkdir()
     (folder / "dhhpc.py").write_text(code)
     request = JobRequest(arguments=("site", "list"), name="job", folder=str(folder), seconds=60)
-    return submit(request, read_site(SITE)).id
+    return submit_job(request, read_site(SITE)).id
 
 
 def wait_for_accounts(job: str, environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch import JobRecord, JobStatus, find_job, job_records, read_site, scheduler_for, submit
+from dhhpc.batch import JobRecord, JobStatus, find_job, job_records, read_site, scheduler_for, submit_job
 from dhhpc.batch.site import Site
 from dhhpc.errors import DhhpcError
 
@@ -26,7 +26,7 @@ def start(tmp_path: Path, request_of) -> Callable[..., JobRecord]:
         path.write_text(f"#!/bin/bash\n{program}\n")
         path.chmod(0o755)
         site = Site(name="here", scheduler="local", python=str(path))
-        return submit(request_of(**changes), site)
+        return submit_job(request_of(**changes), site)
 
     return submit_program
 
@@ -55,7 +55,7 @@ def test_a_job_runs_and_leaves_its_log(start, request_of) -> None:
 
 
 def test_dhhpc_itself_runs(request_of) -> None:
-    job = submit(request_of(), read_site("local"))
+    job = submit_job(request_of(), read_site("local"))
     assert LOCAL.wait(job, timeout=30).state == "COMPLETED"
     assert "virtual-cluster" in Path(job.log).read_text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch import JobRecord, JobStatus, find_job, read_site, scheduler_for, submit
+from dhhpc.batch import JobRecord, JobStatus, find_job, read_site, scheduler_for, submit_job
 from dhhpc.batch.site import Site
 from dhhpc.batch.virtual_cluster import VirtualCluster
 from dhhpc.errors import DhhpcError
@@ -29,9 +29,9 @@ def start(tmp_path: Path, request_of) -> Callable[..., JobRecord]:
         path.write_text(f"#!/bin/bash\n{program}\n")
         path.chmod(0o755)
         if scheduler == "local":
-            return submit(request_of(**changes), Site(name="here", scheduler="local", python=str(path)))
+            return submit_job(request_of(**changes), Site(name="here", scheduler="local", python=str(path)))
         site = read_site("virtual-cluster").model_copy(update={"python": str(path)})
-        return submit(request_of(**changes), site)
+        return submit_job(request_of(**changes), site)
 
     return submit_program
 
@@ -164,7 +164,7 @@ def test_mistakes_are_told_before_anything_waits(arguments: tuple[str, ...], lin
 def test_a_dry_run_loads_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "e.yml").write_text("name: x\n")
     code = (
-        "import sys; sys.argv = ['dhhpc', 'submit', 'train', sys.argv[1], '--site', 'lumi-c', "
+        "import sys; sys.argv = ['dhhpc', 'submit_job', 'train', sys.argv[1], '--site', 'lumi-c', "
         "'--account', 'p', '--time', '10', '--dry-run']\n"
         "from dhhpc.cli.app import main\n"
         "try: main()\n"

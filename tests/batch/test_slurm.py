@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch import JobRecord, read_site, read_statuses, scheduler_for, submit
+from dhhpc.batch import JobRecord, read_site, read_statuses, scheduler_for, submit_job
 from dhhpc.batch.jobs import JobStatus
 from dhhpc.batch.site import Site
 from dhhpc.batch.virtual_cluster import VirtualCluster
@@ -35,7 +35,7 @@ def start(cluster: VirtualCluster, tmp_path: Path, request_of) -> Callable[..., 
 
     def submit_code(code: str, **changes: object) -> JobRecord:
         (tmp_path / "dhhpc.py").write_text(code)
-        return submit(request_of(**changes), read_site("virtual-cluster"))
+        return submit_job(request_of(**changes), read_site("virtual-cluster"))
 
     return submit_code
 
@@ -100,7 +100,7 @@ def test_names_and_options_reach_the_scheduler_literally(
 ) -> None:
     (tmp_path / "dhhpc.py").write_text("pass")
     site = read_site("virtual-cluster").model_copy(update={"options": [f"--comment={name}"]})
-    job = submit(request_of(name=name), site)
+    job = submit_job(request_of(name=name), site)
     shown = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%j|%k")
     assert shown == f"{name}|{name}\n"
     assert SLURM.wait(job, timeout=40) == JobStatus("COMPLETED", 0)
@@ -111,7 +111,7 @@ def test_what_slurm_refuses_is_told_in_one_line(cluster: VirtualCluster, request
     site = read_site("virtual-cluster")
     wrong = site.model_copy(update={"partitions": [site.partitions[0].model_copy(update={"name": "night"})]})
     with pytest.raises(DhhpcError, match=r"sbatch: .*[Ii]nvalid partition") as caught:
-        submit(request_of(), wrong)
+        submit_job(request_of(), wrong)
     assert "\n" not in str(caught.value)
     assert list((home / "state" / "dhhpc" / "jobs").iterdir()) == []
 
@@ -123,12 +123,12 @@ def test_variables_that_sbatch_puts_before_the_script_are_refused(
     with pytest.raises(
         DhhpcError, match="SBATCH_PARTITION=short: sbatch puts it before the script's own main"
     ):
-        submit(request_of(partition="main"), read_site("virtual-cluster"))
+        submit_job(request_of(partition="main"), read_site("virtual-cluster"))
     monkeypatch.setenv("SBATCH_TIMELIMIT", "5")
     with pytest.raises(DhhpcError, match="SBATCH_TIMELIMIT=5: sbatch puts it before the script's own value"):
-        submit(request_of(), read_site("virtual-cluster"))
+        submit_job(request_of(), read_site("virtual-cluster"))
     monkeypatch.delenv("SBATCH_TIMELIMIT")
-    job = submit(request_of(arguments=("--version",)), read_site("virtual-cluster"))
+    job = submit_job(request_of(arguments=("--version",)), read_site("virtual-cluster"))
     shown = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%P")
     assert shown.strip() == "short"
     SLURM.wait(job, timeout=40)
@@ -157,7 +157,7 @@ def test_ranks_start_whatever_lies_in_their_memory(cluster: VirtualCluster) -> N
 def test_a_rank_that_dies_ends_the_job(cluster: VirtualCluster, request_of, tmp_path: Path) -> None:
     code = "import os, time; os.environ['SLURM_PROCID'] == '1' and os.abort(); time.sleep(100)"
     (tmp_path / "dhhpc.py").write_text(code)
-    job = submit(
+    job = submit_job(
         request_of(nodes=2),
         read_site("virtual-cluster").model_copy(update={"environment": {"SLURM_WAIT": "2"}}),
     )
@@ -181,7 +181,7 @@ def test_a_launcher_that_does_not_fit_fails_the_job(
         read_site("virtual-cluster").model_dump(mode="json") | {"launcher": "srun --mpi=none"}
     )
     (tmp_path / "experiment.yml").write_text("name: tiny\n")
-    job = submit(request_of(nodes=2, arguments=("train", "experiment.yml")), site)
+    job = submit_job(request_of(nodes=2, arguments=("train", "experiment.yml")), site)
     assert SLURM.wait(job, timeout=60) == JobStatus("FAILED", 1), log_of(job)
     assert "the MPI world has 1 rank but" in log_of(job)
     assert "DHHPC_EXPECTED_RANKS=2" in log_of(job)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch import JobRecord, Site, explain, find_job, read_site, scheduler_for, submit
+from dhhpc.batch import JobRecord, Site, explain, find_job, read_site, scheduler_for, submit_job
 from dhhpc.batch.job_log import last_words
 from dhhpc.batch.jobs import JobStatus
 from dhhpc.batch.virtual_cluster import VirtualCluster
@@ -45,7 +45,7 @@ def start(cluster: VirtualCluster, tmp_path: Path, request_of) -> Callable[..., 
         (folder / "dhhpc.py").write_text(code)
         site = read_site("virtual-cluster").model_copy(update={"options": list(options)})
         values = {"folder": str(folder), "arguments": ("train", "/e.yml"), "threads": 1}
-        return submit(request_of(**values | changes), site)
+        return submit_job(request_of(**values | changes), site)
 
     return submit_code
 
@@ -202,7 +202,7 @@ def test_local_jobs_are_explained_and_followed(tmp_path: Path, request_of) -> No
     program.write_text("#!/bin/bash\necho begin; sleep 1; echo 'OSError: disk full' >&2; echo bye; exit 1\n")
     program.chmod(0o755)
     site = Site(name="here", scheduler="local", python=str(program))
-    job = submit(request_of(), site)
+    job = submit_job(request_of(), site)
     assert dhhpc("jobs", "logs", job.id, "--follow") == "begin\nOSError: disk full\nbye\n"
     shown = dhhpc("jobs", "why", job.id)
     assert shown.startswith(
@@ -214,7 +214,7 @@ def test_local_jobs_are_explained_and_followed(tmp_path: Path, request_of) -> No
     )
     assert dhhpc("jobs", "logs", job.id, "--tail", 1) == "bye\n"
     program.write_text("#!/bin/bash\necho begin; exec sleep 60\n")
-    job = submit(request_of(), site)
+    job = submit_job(request_of(), site)
     following = subprocess.Popen(
         [sys.executable, "-m", "dhhpc", "jobs", "logs", job.id, "-f"],
         stdout=subprocess.PIPE,
