@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -220,10 +221,12 @@ def test_local_jobs_are_explained_and_followed(tmp_path: Path, request_of) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert following.stdout is not None
     assert following.stdout.readline() == "begin\n"
-    following.send_signal(2)
+    following.send_signal(signal.SIGINT)
     assert f"job {job.id} goes on" in following.communicate(timeout=30)[1]
     assert following.returncode == 130
     (found,) = explain(job)

@@ -39,7 +39,7 @@ def test_training_learns_and_leaves_a_whole_run_folder(discs, tmp_path):
     assert content["selected_epoch"] == best
     assert history[best]["validation"]["dice"] > 0.8
     seconds = {"data", "compute", "communication", "wait", "validation"}
-    assert set(history[0]["ranks"][0]) == seconds | {"messages", "bytes_sent"}
+    assert set(history[0]["ranks"][0]) == seconds | {"messages", "bytes_sent", "bytes_in_node"}
     assert history[0]["ranks"][0]["messages"] == 0
     for epoch in history:
         assert 0 < epoch["ranks"][0]["validation"] <= epoch["validation_seconds"]
