@@ -89,11 +89,10 @@ def test_a_cluster_with_accounting_from_start_to_stop(tmp_path: Path, home: Path
     slurm.cancel(find_job(cancelled))
     slurm.wait(find_job(cancelled), timeout=60)
     environment = os.environ | {"SLURM_CONF": cluster.configuration}
-    wait_for_accounts(ended[1], environment)
-    options = ("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode,Account")
-    rows = subprocess.run(options, env=environment, capture_output=True, text=True, check=True).stdout
-    assert f"{ended[0]}|COMPLETED|0:0|virtual\n" in rows
-    assert f"{ended[1]}|FAILED|3:0|virtual\n" in rows
+    wait_for_accounts(
+        [f"{ended[0]}|COMPLETED|0:0|virtual", f"{ended[1]}|FAILED|3:0|virtual", f"{cancelled}|CANCELLED by"],
+        environment,
+    )
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     assert explain(find_job(cancelled))[0].summary == f"it was cancelled by {user}"
     # As when slurmctld has forgotten them.
@@ -170,10 +169,15 @@ def submitted(tmp_path: Path, code: str) -> str:
     return submit_job(request, read_site(SITE)).id
 
 
-def wait_for_accounts(job: str, environment: dict[str, str]) -> None:
-    """slurmctld tells its accounts in batches."""
+def wait_for_accounts(lines: list[str], environment: dict[str, str]) -> None:
+    """Wait until sacct has lines that begin so: slurmctld tells its accounts in batches."""
+    jobs = ",".join(line.split("|")[0] for line in lines)
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={jobs}"]
+    command.append("--format=JobID,State,ExitCode,Account")
     end = time.monotonic() + 30
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
-    while subprocess.run(command, env=environment, capture_output=True, text=True).stdout != "FAILED\n":
-        assert time.monotonic() < end
+    while True:
+        found = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+        if all(any(row.startswith(line) for row in found.splitlines()) for line in lines):
+            return
+        assert time.monotonic() < end, found
         time.sleep(0.2)
