@@ -63,17 +63,8 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         images: of each plot, what the template embeds: base64 for HTML, a relative path for Markdown.
     """
     html = template.endswith(".html.j2")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dhhpc.scaling", "."),
-        autoescape=html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["figure"] = figure if html else plain
     finished = [point for point in results.points if point.status == "finished"]
-    return environment.get_template(template).render(
+    return template_named(template).render(
         results=results,
         study=results.study,
         summary=results.summary,
@@ -91,6 +82,21 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         caveats=caveats(results, markupsafe.Markup if html else str, figure if html else plain),
         setting=setting(results.experiment) | {"shards (SHA-256)": results.shards},
     )
+
+
+def template_named(name: str) -> jinja2.Template:
+    """A template of this room, for HTML or Markdown by its name, with the filter `figure`."""
+    html = name.endswith(".html.j2")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dhhpc.scaling", "."),
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["figure"] = figure if html else plain
+    return environment.get_template(name)
 
 
 def setting(experiment: dict[str, Any]) -> dict[str, str]:

@@ -8,13 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import jinja2
-
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 from dhhpc.scaling.examples import read_examples, save_examples
 from dhhpc.scaling.plots import plot_masks
-from dhhpc.scaling.report import METRICS, REPORT_NAME, figure, setting
+from dhhpc.scaling.report import METRICS, REPORT_NAME, setting, template_named
 from dhhpc.scaling.run_plots import PARTS, plot_epochs, plot_learning
 from dhhpc.training import read_run
 from dhhpc.training.network import CreateNetwork
@@ -48,17 +46,8 @@ def run_report(folder: Path | str, create: CreateNetwork) -> Path:
         raise DhhpcError(f"{record.folder}: no epoch is finished yet; report the run when it has trained")
     plots = draw(record, create)
     images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.items()}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dhhpc.scaling", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["figure"] = figure
     splits = record.metrics()
-    page = environment.get_template("run_report.html.j2").render(
+    page = template_named("run_report.html.j2").render(
         run=record.content,
         history=history,
         splits=splits,
