@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -163,6 +162,8 @@ def listed(
 
 def series_summary(folder: Path, series: Series, begun: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A series in one row, from the rows of those members that have begun."""
+    from statistics import fmean  # takes a thirtieth of a second to load, which --help would feel
+
     members = series.members
     finished = [member.name for member in members if series.status(member) == "finished"]
     counted = [row for row in begun if Path(row["run"]).name in finished]
