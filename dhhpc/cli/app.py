@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -29,21 +30,29 @@ VERBS: tuple[str, ...] = (
     "kernels",
 )
 
-app = typer.Typer(
-    name="dhhpc",
-    help="Train biomedical imaging models on SLURM/MPI machines and measure how well that scales.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+HELP = "Train biomedical imaging models on SLURM/MPI machines and measure how well that scales."
 
-for verb in VERBS:
-    importlib.import_module(f"dhhpc.cli.{verb}").register(app)
+
+def command_line(verbs: Sequence[str] = VERBS) -> typer.Typer:
+    """The command line with some of its verbs: only their modules are loaded."""
+    app = typer.Typer(
+        name="dhhpc",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.callback()(lambda: None)  # with a single verb typer would not ask for its name
+    for verb in verbs:
+        importlib.import_module(f"dhhpc.cli.{verb}").register(app)
+    return app
 
 
 def main() -> None:
     """Run the command line: exit code 0 (ok), 1 (failed, one line on stderr) or 2 (wrong use)."""
+    wanted = sys.argv[1:2]
+    app = command_line(wanted if wanted and wanted[0] in VERBS else VERBS)
     try:
         app()
     except DhhpcError as error:

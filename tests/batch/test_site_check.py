@@ -15,12 +15,12 @@ from dhhpc.batch.site import Node
 from dhhpc.batch.site_check import check_site
 from dhhpc.batch.slurm_check import Shape, compare_nodes, read_associations
 from dhhpc.batch.virtual_cluster import VirtualCluster
-from dhhpc.cli.app import app
+from dhhpc.cli.app import command_line
 from dhhpc.findings import Finding
 
 
 def run(*arguments: str) -> tuple[int, list[dict[str, str]]]:
-    done = CliRunner().invoke(app, ["site", "check", *arguments, "--json"])
+    done = CliRunner().invoke(command_line(), ["site", "check", *arguments, "--json"])
     assert done.exit_code in (0, 1), done.output
     return done.exit_code, json.loads(done.stdout)
 
@@ -93,7 +93,7 @@ def test_another_machine_is_told_with_the_mend(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = CliRunner().invoke(app, ["site", "check", name])
+    done = CliRunner().invoke(command_line(), ["site", "check", name])
     line = f"fail  scheduler       this machine has {text}\n{'':22}-> run this on a login node of {name}\n"
     assert (done.exit_code, done.stdout) == (1, line)
 

@@ -118,7 +118,8 @@ def test_show_resolved_and_what_it_loads(own, home: Path) -> None:
     path = own("lumi-c", "extends: lumi-c\naccount: project_1\n")
     # Neither the compiler of the kernels nor MPI is started for reading a file.
     code = (
-        "import sys; from dhhpc.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "import sys; from dhhpc.cli.app import command_line; "
+        "command_line()(sys.argv[1:], standalone_mode=False); "
         "sys.exit(bool({'numba', 'mpi4py'} & set(sys.modules)))"
     )
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from dhhpc.cli.app import app
+from dhhpc.cli.app import command_line
 from dhhpc.data import read_dataset
 
 
@@ -81,14 +81,14 @@ def test_check_lists_problems_and_exits_with_1(photographs):
     [["dataset", "describe"], ["dataset", "merge", "a.yml"], ["preprocess", "p.yml", "--on-error", "retry"]],
 )
 def test_wrong_use_exits_with_2(arguments):
-    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert CliRunner().invoke(command_line(), arguments).exit_code == 2
 
 
 @pytest.mark.parametrize(
     "verb", [["dataset", part] for part in ("describe", "check", "partition", "merge")] + [["preprocess"]]
 )
 def test_help_shows_an_example(verb):
-    result = CliRunner().invoke(app, [*verb, "--help"])
+    result = CliRunner().invoke(command_line(), [*verb, "--help"])
     assert result.exit_code == 0
     assert f"Example: dhhpc {' '.join(verb)} " in result.output
 

@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from dhhpc.cli.app import app
+from dhhpc.cli.app import command_line
 from dhhpc.errors import DhhpcError
 from tests import synthetic
 
@@ -26,7 +26,7 @@ def run(discs, tmp_path_factory) -> Path:
 
 def call(capsys, *arguments: object) -> str:
     """What the command prints."""
-    app(["scale", "allocate", *map(str, arguments)], standalone_mode=False)
+    command_line()(["scale", "allocate", *map(str, arguments)], standalone_mode=False)
     return capsys.readouterr().out
 
 
@@ -83,10 +83,10 @@ def test_weights_for_other_ranks_or_none_are_refused(run, tmp_path):
     with pytest.raises(
         DhhpcError, match=r"parallel\.split: has weights for 3 ranks, but there are 1; start 3"
     ):
-        app([*other, "parallel.split=[1, 1, 1]"], standalone_mode=False)
+        command_line()([*other, "parallel.split=[1, 1, 1]"], standalone_mode=False)
     for value in ("[1, 0]", "[1, .inf]", "[]", "fair"):
         with pytest.raises(DhhpcError, match="choose `equal`, `measured`, or a list of a weight above 0"):
-            app([*other, f"parallel.split={value}"], standalone_mode=False)
+            command_line()([*other, f"parallel.split={value}"], standalone_mode=False)
 
 
 def on_two_hosts(content) -> None:
