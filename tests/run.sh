@@ -55,8 +55,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "mypy" "$python" -m mypy
-# Two at a time: much of a test is waiting for processes that start. A file stays with one worker.
-check "tests" "$python" -m pytest -n 2 --dist loadfile --durations=10 -m "not mpi and not slurm" "$@"
+# Two at a time: much of a test is waiting for processes that start. A file stays with one worker, and files begin in
+# their order: xdist would leave to the end those of few tests, which take longest.
+check "tests" "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m "not mpi and not slurm" "$@"
 check "tests on 2 MPI ranks" "$mpiexec" -n 2 "$python" -m pytest -p no:cacheprovider --with-mpi -m mpi "$@"
 check "tests on SLURM" "$python" -m pytest --durations=5 -m slurm "$@"
 

@@ -164,7 +164,7 @@ def test_mistakes_are_told_before_anything_waits(arguments: tuple[str, ...], lin
 def test_a_dry_run_loads_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "e.yml").write_text("name: x\n")
     code = (
-        "import sys; sys.argv = ['dhhpc', 'submit_job', 'train', sys.argv[1], '--site', 'lumi-c', "
+        "import sys; sys.argv = ['dhhpc', 'submit', 'train', sys.argv[1], '--site', 'lumi-c', "
         "'--account', 'p', '--time', '10', '--dry-run']\n"
         "from dhhpc.cli.app import main\n"
         "try: main()\n"
