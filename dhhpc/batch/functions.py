@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dhhpc.batch.duration import parse_duration
 from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers.slurm import SlurmScheduler
-from dhhpc.batch.script import memory_of, quote_shell
+from dhhpc.batch.script import launcher_words, memory_of, options_of, quote_node_path, quote_shell
 from dhhpc.batch.site import Site
 from dhhpc.batch.site_layers import read_site
 from dhhpc.errors import DhhpcError
@@ -56,6 +56,8 @@ def submit(
     where = read_site(site)
     if where.scheduler == "pbs":
         raise DhhpcError(f"{site}: functions are not submitted to PBS; use a site with SLURM, or local")
+    if where.container is not None:
+        raise DhhpcError(f"{site}: functions do not run in its container; give a site without one")
     try:
         seconds = parse_duration(time) if time is not None else None
     except ValueError as error:
@@ -97,7 +99,7 @@ def slurm_executor(site: Site, request: JobRequest, folder: Path) -> submitit.Ex
     scheduler = SlurmScheduler(site.name)
     scheduler.check_usable(site.name)
     os.environ.update(scheduler.environment())  # submitit's commands find the virtual cluster by it
-    launcher = [*shlex.split(site.launcher or ""), *shlex.split(site.binding or "")]
+    launcher = launcher_words(request, site)
     if not launcher or Path(launcher[0]).name != "srun":
         raise DhhpcError(f"site {site.name}: functions are started by srun, not by {launcher[:1]}")
     megabytes = memory_of(request, site)
@@ -105,10 +107,9 @@ def slurm_executor(site: Site, request: JobRequest, folder: Path) -> submitit.Ex
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
-        "gpus_per_node": request.gpus or None,
         "mem": f"{megabytes}M" if megabytes else None,
     }
-    options = [option.removeprefix("--").partition("=") for option in site.options]
+    options = [option.removeprefix("--").partition("=") for option in options_of(request, site)]
     executor = submitit.SlurmExecutor(folder, python=shlex.quote(site.python) if site.python else None)
     executor.update_parameters(
         job_name=request.name,
@@ -132,7 +133,9 @@ def minutes(request: JobRequest) -> int:
 def set_up(site: Site, request: JobRequest) -> list[str]:
     """What the shell does before the function is called."""
     variables = {**site.network, **site.environment, "OMP_NUM_THREADS": str(request.threads)}
+    folder = site.node_local or site.scratch
     return [
         *(f"module load {quote_shell(module)}" for module in site.modules),
         *(f"export {key}={quote_shell(value)}" for key, value in variables.items()),
+        *([f"export TMPDIR={quote_node_path(folder)}"] if folder else []),
     ]

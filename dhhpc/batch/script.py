@@ -39,13 +39,11 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
     Raises:
         DhhpcError: a value cannot be written into a script.
     """
-    partition = site.partition(request.partition)
     launcher = launcher_words(request, site) if request.kind in RANKED else []
     return template(request.kind).render(
         site=site,
         request=request,
-        options=[*site.options, *(partition.options if partition else [])],
-        gpus=(site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus)),
+        options=options_of(request, site),
         memory=memory_of(request, site),
         time=None if request.seconds is None else time_limit(request.seconds, site),
         # A quarter of a short job is as much as it can spare.
@@ -83,6 +81,14 @@ def template(kind: str) -> jinja2.Template:
     environment.filters["pattern"] = quote_file_pattern
     environment.filters["pbs_path"] = check_pbs_path
     return environment.get_template(f"{kind}.sh.j2")
+
+
+def options_of(request: JobRequest, site: Site) -> list[str]:
+    """More options for the scheduler: for graphics processors, of the site and of its partition."""
+    asked = (site.gpu_option or "--gpus-per-node={gpus}").replace("{gpus}", str(request.gpus))
+    partition = site.partition(request.partition)
+    gpus = [asked] if request.gpus and site.scheduler == "slurm" else []
+    return [*gpus, *site.options, *(partition.options if partition else [])]
 
 
 def memory_of(request: JobRequest, site: Site) -> int | None:

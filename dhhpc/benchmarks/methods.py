@@ -24,9 +24,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dhhpc.batch.command import run_dhhpc
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json
-from dhhpc.scaling.process import run_dhhpc
 
 SINGLE = "one rank"
 DIVIDE, MULTIPLY = {"batch": "divide"}, {"batch": "multiply"}

@@ -102,11 +102,10 @@ class JobOptions:
         """Submit one job and tell of it, or print what would be submitted."""
         from dhhpc.batch import read_site, submit_job
 
-        site = read_site(self.site, self.settings or [])
         if self.dry_run:
             self.show([request])
             return None
-        record = submit_job(request, site)
+        record = submit_job(request, read_site(self.site, self.settings or []))
         if self.as_json:
             print(json.dumps(as_document(record)))
         else:

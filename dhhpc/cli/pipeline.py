@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dhhpc.batch import JobRecord, JobRequest
 
 DOCUMENT = "preprocess.yml"
+# A report is drawn by one process.
+ONE = {"nodes": 1, "ranks_per_node": 1}
 
 
 def submit_pipeline(
@@ -50,7 +53,7 @@ def submit_pipeline(
     else:
         for record in records:
             tell(record)
-        print(f"the report will be {run_folder(experiment) / 'report.html'}")
+        print(f"the report will be {requests[-1].arguments[-1]}/report.html")
     return records
 
 
@@ -60,6 +63,11 @@ def chain(
     """The jobs in their order."""
     from dhhpc.errors import DhhpcError
 
+    moved = [word for word in training.arguments[2:] if re.match(r"--output\b|(--set=)?(output|name)=", word)]
+    if moved:
+        raise DhhpcError(
+            f"{moved[0]}: later jobs of --pipeline look for the run where the experiment says; write it there"
+        )
     beside = experiment.parent / DOCUMENT
     document = preprocessing or (beside if beside.is_file() else None)
     if document is not None and not document.is_file():
@@ -79,7 +87,7 @@ def chain(
         *first,
         replace(training, name=f"{name}: train"),
         job.request("evaluate", ["evaluate", str(run), "--split", "test"], name, name=f"{name}: evaluate"),
-        job.request("command", ["runs", "report", str(run)], name, name=f"{name}: report", nodes=1),
+        job.request("command", ["runs", "report", str(run)], name, name=f"{name}: report", **ONE),
     ]
 
 

@@ -97,8 +97,8 @@ def describe_split(path: Path) -> str:
 
 def preprocess(output: Path) -> str:
     """Preprocess on ranks; finished shards are kept. Returns what came out in a line."""
+    from dhhpc.batch.command import run_dhhpc
     from dhhpc.data.shards import read_index
-    from dhhpc.scaling.process import run_dhhpc
     from dhhpc.usecases import quickstart as inputs
 
     run_dhhpc(

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhhpc.batch.command import run_dhhpc
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json
 from dhhpc.scaling import kpis
 from dhhpc.scaling.examples import evaluate_run, save_examples
-from dhhpc.scaling.process import run_dhhpc
 from dhhpc.scaling.results import (
     RESULTS_NAME,
     Point,

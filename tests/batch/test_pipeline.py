@@ -138,6 +138,8 @@ def test_a_pipeline_is_shown_before_it_is_submitted(tmp_path: Path) -> None:
     words = [job["script"].split(" -m dhhpc ")[-1].split()[0] for job in shown]
     assert words == ["preprocess", "train", "evaluate", "runs"]
     assert ["--dependency=afterok:JOB" in job["command"] for job in shown] == [False, True, True, True]
+    moved = dhhpc("submit", "train", tmp_path / "experiment.yml", *options, "--", "--output", "elsewhere")
+    assert (moved.returncode, moved.stderr[:18]) == (1, "dhhpc: --output: l")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@
 #SBATCH --ntasks=4
 #SBATCH --ntasks-per-node=2
 #SBATCH --cpus-per-task=40
-#SBATCH --gres=gpu:4
 #SBATCH --time=00:20:00
 #SBATCH --array=0-4%2
 #SBATCH --output=/home/me/.local/state/dhhpc/jobs/1/job-%a.log
 #SBATCH --open-mode=append
+#SBATCH --gres=gpu:4
 # 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.
 #SBATCH --signal=USR1@120
 # Written by `dhhpc submit` for the site marenostrum5-acc.
