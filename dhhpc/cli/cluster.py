@@ -18,7 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 def register(app: typer.Typer) -> None:
     verb = typer.Typer(
         no_args_is_help=True,
-        help="A real SLURM of virtual nodes on this machine, to try job scripts and to learn.",
+        help="A real SLURM of virtual nodes, to try jobs and to learn.",
         epilog=EXAMPLE,
     )
     verb.command("start", epilog=EXAMPLE)(start)

@@ -19,7 +19,9 @@ def doctor(
     ranks: Annotated[bool, typer.Option(help="Start two MPI ranks to see whether they meet.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at this machine: processor, threads, memory, kernels, GPU, MPI, SLURM, disk and clock.
+    """Whether this machine is fit for dhhpc.
+
+    Looks at processor, threads, memory, kernels, GPU, MPI, SLURM, disk and clock.
 
     Each line is ok, warn (works, but slower or less safely) or fail, with the mend below it. The exit code is
     1 if anything fails.

@@ -27,9 +27,10 @@ def evaluate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Evaluate a trained network on whole images, inside their regions where they have some.
+    """Evaluate a trained network on whole images.
 
-    The metrics also go into metrics.json of the run folder (unless other shards are given).
+    Images that have regions count inside them. The metrics also go into metrics.json of the run folder
+    (unless other shards are given).
 
     Of a series every member is evaluated, and all of them as an ensemble, whose probabilities are the means
     of the members'; on other shards the ensemble alone.

@@ -16,7 +16,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="The run folder that `dhhpc train` wrote.")],
     output: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
 ) -> None:
-    """Write the trained network of a run as ONNX, checked with onnx's own checker.
+    """Write the trained network of a run as ONNX.
+
+    The file is checked with onnx's own checker.
 
     Example: dhhpc export runs/lungs lungs.onnx
     """

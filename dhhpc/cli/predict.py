@@ -27,7 +27,9 @@ def predict(
         bool, typer.Option("--spatial", help="Cut each image over the ranks: for images too large for one.")
     ] = False,
 ) -> None:
-    """Predict masks (PNG, NIfTI for volumes) or classes (predictions.json).
+    """Predict masks or classes of new images.
+
+    Masks are PNG files, NIfTI for volumes; classes go into predictions.json.
 
     Images go through the pipeline of the training's preprocessing; masks come back on the grid of the input.
     The members of a series predict together: their probabilities are averaged.

@@ -23,9 +23,10 @@ def preprocess(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Turn the images of a dataset into training shards (HDF5), on any number of ranks.
+    """Turn the images of a dataset into training shards (HDF5).
 
-    Started again after a failure or a kill, it keeps the shards that are finished and makes the others.
+    Works on any number of ranks. Started again after a failure or a kill, it keeps the shards that are
+    finished and makes the others.
 
     Example: dhhpc preprocess preprocess.yml --ranks 4 --on-error skip
     """

@@ -38,7 +38,9 @@ def quickstart(
         bool, typer.Option("--force", help="Begin anew in the folder of an earlier one.")
     ] = False,
 ) -> None:
-    """Generate chest CT scans, preprocess them, train a U-Net on 1 and 2 MPI ranks, and report how it scales.
+    """From generated chest CT scans to a report on scaling.
+
+    Generates scans, preprocesses them, trains a U-Net on 1 and on 2 MPI ranks, and reports how that scales.
 
     Takes a few minutes on two cores. Started again, it keeps what is finished; documents that you have edited
     stay as they are.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     scale = typer.Typer(
-        no_args_is_help=True, help="Measure how training scales over ranks, report it, and choose ranks."
+        no_args_is_help=True, help="Measure how training scales, report it, and choose ranks."
     )
     scale.command("run")(run)
     scale.command("report")(write_report)

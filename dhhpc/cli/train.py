@@ -49,7 +49,9 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record or the summary as JSON.")] = False,
 ) -> None:
-    """Train a network; leaves a run folder with the model, its record and its checkpoints.
+    """Train a network.
+
+    Leaves a run folder with the model, its record and its checkpoints.
 
     SIGTERM and SIGUSR1 end it with a checkpoint and exit code 75; --resume then goes on.
 
