@@ -6,8 +6,10 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import dhhpc_kernels
 import numpy as np
 
 from dhhpc.eddl import finiteness, initializers
@@ -62,7 +64,7 @@ class Model:
         self.metrics: list[str] = []
         self.plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self.arena: Array = np.empty(0, np.uint8)
-        self.memory = "full"
+        self.device, self.memory = "cpu", "full"
         self.built = False
 
     def name_layers(self) -> None:
@@ -103,8 +105,6 @@ class Model:
         Raises:
             DhhpcError: an unknown name, or another number of losses than outputs.
         """
-        import dhhpc_kernels
-
         if losses and len(losses) != len(self.outputs):
             raise DhhpcError(
                 f"{self.name}: {len(losses)} losses for {len(self.outputs)} outputs; give one an output"
@@ -113,9 +113,10 @@ class Model:
             raise DhhpcError(f"{self.name}: memory {memory!r} is unknown; choose full or low")
         self.memory = memory
         try:
-            self.kernels = dhhpc_kernels.backend(device)
+            dhhpc_kernels.check_device(device)
         except ValueError as error:
             raise DhhpcError(f"device {device!r}: {error}") from None
+        self.device = device
         self.losses = [OutputLoss(names, output) for names, output in zip(losses, self.outputs, strict=False)]
         self.metrics = list(metrics)
         for name in self.metrics:
@@ -128,6 +129,11 @@ class Model:
         if optimizer is not None:
             optimizer.build(self.parameter_count)
         self.built = True
+
+    @property
+    def kernels(self) -> ModuleType:
+        """Those of the device; loaded once something is computed, as checking a network needs none."""
+        return dhhpc_kernels.backend(self.device)
 
     def draw_parameters(self, seed: int) -> None:
         """Fill parameters and statistics with their starting values."""

@@ -5,6 +5,6 @@ with the same meaning, so the floor above never asks which device it runs on.
 """
 
 from dhhpc_kernels.parallel import default_threads, set_threads, threads
-from dhhpc_kernels.registry import backend
+from dhhpc_kernels.registry import backend, check_device
 
-__all__ = ["backend", "default_threads", "set_threads", "threads"]
+__all__ = ["backend", "check_device", "default_threads", "set_threads", "threads"]

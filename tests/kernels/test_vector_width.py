@@ -44,10 +44,8 @@ print(cache_folder())
 """
 # The block, arguments and environment of every vector unit but the host's own, which all other tests use.
 OTHERS: dict[str, tuple[list[int], list[str], dict[str, str]]] = {"ARM": ([4, 4, 6], ["4", "32"], {})}
-if platform.machine() == "x86_64":
-    OTHERS["SSE"] = [4, 4, 3], [], {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
-    if vector_registers()[0] > 8:
-        OTHERS["AVX2"] = [8, 4, 3], [], {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+if platform.machine() == "x86_64" and vector_registers()[0] > 8:
+    OTHERS["AVX2"] = [8, 4, 3], [], {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86")
 
 

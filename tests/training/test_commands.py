@@ -192,6 +192,19 @@ def test_bad_input_gives_one_line_and_nothing_half_written(dhhpc, discs, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_what_starts_ranks_loads_no_kernels_and_what_trains_no_image_formats(discs, tmp_path):
+    """The process behind `--ranks` checks the experiment, and stays as long as the ranks."""
+    file = synthetic.write_experiment(tmp_path / "e.yml", discs, tmp_path / "run")
+    code = (
+        "import sys\n"
+        "from dhhpc import training, zoo\n"
+        "training.check(training.read_experiment(sys.argv[1]), 2, zoo.create)\n"
+        "heavy = {'numba', 'scipy', 'mpi4py', 'pydicom', 'nibabel', 'PIL', 'matplotlib', 'onnx'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+
+
 def test_tasks_of_srun_that_do_not_meet_are_refused(discs, tmp_path):
     """A step of two tasks whose MPI does not speak SLURM's protocol: each finds itself alone."""
     file = synthetic.write_experiment(tmp_path / "e.yml", discs, tmp_path / "run")

@@ -109,7 +109,7 @@ class SlabModel(Model):
         self.gradient_vector, self.gradient_views = network.gradient_vector, network.gradient_views
         self.statistics_vector, self.statistic_views = network.statistics_vector, network.statistic_views
         self.randomness, self.optimizer = network.randomness, network.optimizer
-        self.kernels, self.metrics, self.built = network.kernels, network.metrics, True
+        self.device, self.metrics, self.built = network.device, network.metrics, True
         self.sum_over_ranks.add = self.ranks.allreduce_sum
         self.heights = [self.whole[id(output)][1] for output in network.outputs]
         self.losses = [
