@@ -30,6 +30,7 @@ VERBS: tuple[str, ...] = (
     "cluster",
     "doctor",
     "kernels",
+    "zoo",
 )
 
 HELP = "Train biomedical imaging models on SLURM/MPI machines and measure how well that scales."

@@ -1,4 +1,4 @@
-"""`dhhpc runs`: look at run folders, and report on them."""
+"""`dhhpc runs`: look at run folders, and report on them; to compare them see `comparison`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dhhpc.cli.comparison import compare
+
 if TYPE_CHECKING:
     from dhhpc.training import RunRecord, Series
 
 
 def register(app: typer.Typer) -> None:
-    runs = typer.Typer(no_args_is_help=True, help="List, show and report runs.")
+    runs = typer.Typer(no_args_is_help=True, help="List, show, compare and report runs.")
     runs.command("list")(list_runs)
     runs.command("show")(show)
+    runs.command("compare")(compare)
     runs.command("report")(write_report)
     app.add_typer(runs, name="runs")
 
