@@ -55,7 +55,10 @@ class Point(Document):
     """One run of the study, finished or failed.
 
     Attributes:
+        variant: of the study's; "" for the experiment as it is.
         run: the run folder, relative to the study's folder.
+        target_seconds: from the start of training to the end of the first epoch that reached the study's
+            target; None if none did, or there is no target.
         totm: seconds of the whole training procedure.
         samples: training samples seen by all ranks together, over all epochs.
         test: metrics on the test split; empty if the shards have none.
@@ -64,6 +67,7 @@ class Point(Document):
 
     ranks: int
     repeat: int
+    variant: str = ""
     run: str
     status: Literal["finished", "failed"]
     error: str | None = None
@@ -75,6 +79,7 @@ class Point(Document):
     samples_per_second: float | None = None
     core_seconds: float | None = None
     split: TimeSplit | None = None
+    target_seconds: float | None = None
     curve: list[Epoch] = pydantic.Field(default_factory=list)
     test: dict[str, float] = pydantic.Field(default_factory=dict)
     versions: dict[str, str] = pydantic.Field(default_factory=dict)
@@ -82,14 +87,19 @@ class Point(Document):
 
 
 class Row(Document):
-    """The KPIs of one rank count, over its finished runs (`runs` of them).
+    """The KPIs of one rank count of one variant, over its finished runs (`runs` of them).
 
     All figures are those of the run with the median totm (of an even number of runs, the faster one in the
-    middle), named by `run`; `totm_min` and `totm_max` bound the totm of all of them.
+    middle), named by `run`; `totm_min` and `totm_max` bound the totm of all of them. `target_seconds` is the
+    median over the runs that reached the target, `reached` of them.
     """
 
     ranks: int
+    variant: str = ""
+    threads: int
     runs: int
+    reached: int = 0
+    target_seconds: float | None = None
     totm: float
     totm_min: float
     totm_max: float
@@ -167,31 +177,46 @@ def write_results(folder: Path | str, results: Results) -> None:
 
 
 def table(points: Sequence[Point], mode: str) -> list[Row]:
-    """A row for every rank count with a finished run; the first, with the fewest, is the base."""
+    """A row for every variant, number of threads and of ranks with a finished run.
+
+    The base of speed-up is one rank of the same variant and threads; or of the experiment as it is, which
+    variants that tell how ranks average share; or else the fewest ranks of the variant.
+    """
+    measured: dict[tuple[str, int, int], list[Point]] = {}
+    for point in points:
+        if point.totm is not None and point.threads is not None:
+            measured.setdefault((point.variant, point.threads, point.ranks), []).append(point)
     rows: list[Row] = []
-    for ranks in sorted({point.ranks for point in points}):
-        runs = [point for point in points if point.ranks == ranks and point.totm is not None]
-        if not runs:
-            continue
+    variants = list(dict.fromkeys(point.variant for point in points))
+    for variant, threads, ranks in sorted(measured, key=lambda key: (variants.index(key[0]), key[1], key[2])):
+        runs = measured[variant, threads, ranks]
         times = [point.totm for point in runs if point.totm is not None]
         totm = statistics.median_low(times)
         typical = next(point for point in runs if point.totm == totm)
         assert typical.samples is not None
-        assert typical.threads is not None
         assert typical.split is not None
-        base_ranks, base = (rows[0].ranks, rows[0].totm) if rows else (ranks, totm)
+        own = [row for row in rows if (row.variant, row.threads) == (variant, threads)]
+        shared = [row for row in rows if (row.variant, row.threads, row.ranks) == ("", threads, 1)]
+        fewest = own[0].ranks if own else ranks
+        bases = own if fewest == 1 else shared or own
+        base_ranks, base = (bases[0].ranks, bases[0].totm) if bases else (ranks, totm)
         speed_up = kpis.speed_up(base_ranks, base, ranks, totm, mode)
+        reached = [point.target_seconds for point in runs if point.target_seconds is not None]
         rows.append(
             Row(
                 ranks=ranks,
+                variant=variant,
+                threads=threads,
                 runs=len(runs),
+                reached=len(reached),
+                target_seconds=statistics.median(reached) if reached else None,
                 totm=totm,
                 totm_min=min(times),
                 totm_max=max(times),
                 speed_up=speed_up,
                 efficiency=kpis.efficiency(speed_up, ranks),
                 samples_per_second=kpis.samples_per_second(typical.samples, totm),
-                core_seconds=kpis.core_seconds(totm, ranks, typical.threads),
+                core_seconds=kpis.core_seconds(totm, ranks, threads),
                 split=typical.split,
                 run=typical.run,
                 test=typical.test,

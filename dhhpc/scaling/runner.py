@@ -8,8 +8,8 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ from dhhpc.scaling.results import (
     table,
     write_results,
 )
-from dhhpc.scaling.runs import is_finished, read_point
+from dhhpc.scaling.runs import failed_point, is_finished, read_point
 from dhhpc.scaling.study import read_study
+from dhhpc.scaling.tasks import RUNS, Task, in_turn, tasks_of
 from dhhpc.training.experiment import Experiment, differences, read_experiment
 from dhhpc.training.network import CreateNetwork
 from dhhpc.training.run_record import EVENTS, read_run
 
-RUNS, WARM_UP = "runs", "runs/warm-up"
+WARM_UP = f"{RUNS}/warm-up"
 
 
 def silent(line: str) -> None:
@@ -48,19 +49,6 @@ class Watcher:
 
     say: Callable[[str], None] = silent
     progress: Callable[[int, int, str], None] | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A point to measure: its rank count, its repeat from 1, and the epochs it trains."""
-
-    ranks: int
-    repeat: int
-    epochs: int
-
-    @property
-    def run(self) -> str:
-        return f"{RUNS}/ranks-{self.ranks}-repeat-{self.repeat}"
 
 
 def run_study(
@@ -97,16 +85,15 @@ def run_study(
         shards=fingerprint(index),
         preprocessing=preprocessing_of(index, study.design_hours),
     )
-    tasks = [
-        Task(ranks, repeat, experiment.epochs * (ranks if study.mode == "weak" else 1))
-        for repeat in range(1, study.repeats + 1)
-        for ranks in study.ranks
-    ]
+    listed = tasks_of(study, experiment.epochs)
+    wanted = {task: changed_experiment(chosen_file, task) for task in listed}
+    tasks = in_turn(listed, study)
     finished = [task for task in tasks if is_finished(folder / task.run)]
-    check_kept(folder, results, experiment, finished)
+    check_kept(folder, results, wanted, finished)
     missing = [task for task in tasks if task not in finished]
     if missing and study.warm_up:
-        warm_up(chosen_file, folder, max(task.ranks for task in missing), watcher)
+        warm_up(chosen_file, folder, max(missing, key=lambda task: task.ranks), watcher)
+    places = {task.run: place for place, task in enumerate(listed)}
     for task in tasks:
         if task in finished:
             watcher.say(f"{task.run}: kept, it was measured before")
@@ -115,13 +102,12 @@ def run_study(
                 train(chosen_file, folder, task, watcher)
             if "test" in results.preprocessing.samples:
                 evaluate_run(folder / task.run, create)
-            point = read_point(folder, task.run, task.repeat)
+            point = read_point(folder, task, study.target)
         except DhhpcError as error:
             watcher.say(f"{task.run}: failed")
-            point = Point(
-                ranks=task.ranks, repeat=task.repeat, run=task.run, status="failed", error=str(error)
-            )
+            point = failed_point(task, str(error))
         results.points.append(point)
+        results.points.sort(key=lambda each: places[each.run])
         results.rows = table(results.points, study.mode)
         results.summary = summary_of(results.points)
         write_results(folder, results)
@@ -156,9 +142,7 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
     if run.exists():
         watcher.say(f"{task.run}: was not finished; trained anew")
         shutil.rmtree(run)
-    title = f"train on {task.ranks} rank{'s' if task.ranks > 1 else ''}"
-    title += f", run {task.repeat}" if task.repeat > 1 else ""
-    with following(run, task.epochs, title, watcher) as poll:
+    with following(run, task.epochs, task.title, watcher) as poll:
         run_dhhpc(train_command(experiment_file, task, run), folder / f"{task.run}.log", poll)
     watcher.say(f"{task.run}: totm {read_run(run).content['kpis']['totm']:.1f} s")
 
@@ -166,14 +150,34 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
 def train_command(experiment_file: Path, task: Task, run: Path) -> list[str]:
     """The arguments of `dhhpc` that train a point into the folder `run`."""
     command = ["train", str(experiment_file), "--ranks", str(task.ranks), "--output", str(run)]
-    return [*command, "--epochs", str(task.epochs)]
+    return [*command, *(word for change in changes_of(task) for word in ("--set", change))]
 
 
-def warm_up(experiment_file: Path, folder: Path, ranks: int, watcher: Watcher) -> None:
-    """One epoch on `ranks` ranks that is thrown away: kernels get compiled, files into the system's cache."""
+def changed_experiment(experiment_file: Path, task: Task) -> Experiment:
+    """The experiment as a point trains it.
+
+    Raises:
+        DhhpcError: its variant changes what there is not; names it.
+    """
+    try:
+        return read_experiment(experiment_file, changes_of(task))
+    except DhhpcError as error:
+        if not task.variant:
+            raise
+        raise DhhpcError(f"variants.{task.variant} of the study: {error}") from None
+
+
+def changes_of(task: Task) -> list[str]:
+    """What a point changes in the experiment."""
+    threads = [] if task.threads is None else [f"threads={task.threads}"]
+    return [*task.settings, f"epochs={task.epochs}", *threads]
+
+
+def warm_up(experiment_file: Path, folder: Path, point: Task, watcher: Watcher) -> None:
+    """One epoch of a point that is thrown away: kernels get compiled, files into the system's cache."""
     run = folder / WARM_UP
     shutil.rmtree(run, ignore_errors=True)
-    task = Task(ranks, 1, 1)
+    task = replace(point, repeat=1, epochs=1)
     with following(run, 1, "warm up", watcher) as poll:
         run_dhhpc(train_command(experiment_file, task, run), folder / f"{WARM_UP}.log", poll)
     watcher.say("warm-up: one epoch, not counted")
@@ -204,8 +208,14 @@ def following(run: Path, epochs: int, title: str, watcher: Watcher) -> Iterator[
     look()
 
 
-def check_kept(folder: Path, results: Results, experiment: Experiment, finished: list[Task]) -> None:
+def check_kept(
+    folder: Path, results: Results, wanted: Mapping[Task, Experiment], finished: list[Task]
+) -> None:
     """Refuse to mix points of different experiments or shards.
+
+    Args:
+        wanted: the experiment of each point.
+        finished: points that an earlier call has left.
 
     Raises:
         DhhpcError: a finished point differs; names the folder and what differs.
@@ -216,9 +226,9 @@ def check_kept(folder: Path, results: Results, experiment: Experiment, finished:
     if (folder / RESULTS_NAME).is_file() and read_results(folder).shards != results.shards:
         raise DhhpcError(f"{folder}: holds points trained on other shards than those now there; {mend}")
     for task in finished:
-        wanted = experiment.model_copy(update={"epochs": task.epochs}).model_dump(mode="json")
         found = read_run(folder / task.run).content["experiment"]
-        changed = [key for key in differences(found, wanted) if key not in ("output", "name")]
+        now = wanted[task].model_dump(mode="json")
+        changed = [key for key in differences(found, now) if key not in ("output", "name")]
         if changed:
             raise DhhpcError(
                 f"{folder / task.run}: was trained with another {changed[0]} than the experiment; {mend}"

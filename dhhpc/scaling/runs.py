@@ -12,6 +12,8 @@ from typing import Any
 from dhhpc.errors import DhhpcError
 from dhhpc.scaling import kpis
 from dhhpc.scaling.results import Epoch, Machine, Point, TimeSplit
+from dhhpc.scaling.study import Target
+from dhhpc.scaling.tasks import Task
 from dhhpc.training.run_record import EVENTS, RECORD, RunRecord, read_run
 
 
@@ -22,12 +24,27 @@ def is_finished(folder: Path) -> bool:
     return bool(read_run(folder).content["status"] == "finished")
 
 
-def read_point(folder: Path, run: str, repeat: int) -> Point:
-    """The point that the finished run in `folder / run` measured.
+def failed_point(task: Task, error: str) -> Point:
+    """A point whose training has failed."""
+    return Point(
+        ranks=task.ranks,
+        repeat=task.repeat,
+        variant=task.variant,
+        threads=task.threads,
+        run=task.run,
+        status="failed",
+        error=error,
+    )
+
+
+def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
+    """The point that the finished run of `task` below `folder` measured.
 
     Raises:
-        DhhpcError: the record is missing or lacks what the point needs.
+        DhhpcError: the record is missing or lacks what the point needs; or validation had no such metric as
+            the target's.
     """
+    run = task.run
     record = read_run(folder / run)
     content = record.content
     try:
@@ -37,7 +54,8 @@ def read_point(folder: Path, run: str, repeat: int) -> Point:
         totm, ranks, threads = content["kpis"]["totm"], content["ranks"], content["threads"]
         return Point(
             ranks=ranks,
-            repeat=repeat,
+            repeat=task.repeat,
+            variant=task.variant,
             run=run,
             status="finished",
             started=content["started"],
@@ -49,6 +67,7 @@ def read_point(folder: Path, run: str, repeat: int) -> Point:
             core_seconds=kpis.core_seconds(totm, ranks, threads),
             split=split_of(history, totm),
             curve=curve_of(record, history),
+            target_seconds=target_seconds(record, history, target),
             test=test_metrics(record),
             versions=content["versions"] | ({"commit": content["commit"]} if content.get("commit") else {}),
             machine=Machine(
@@ -94,6 +113,26 @@ def curve_of(record: RunRecord, history: list[dict[str, Any]]) -> list[Epoch]:
         )
         for epoch in history
     ]
+
+
+def target_seconds(record: RunRecord, history: list[dict[str, Any]], target: Target | None) -> float | None:
+    """From the start of training to the end of the first epoch that reaches `target`; None if none does.
+
+    Raises:
+        DhhpcError: validation has no such metric.
+    """
+    if target is None:
+        return None
+    for epoch, point in zip(history, curve_of(record, history), strict=True):
+        known = epoch.get("validation", {})
+        if target.metric not in known:
+            numbers = ", ".join(sorted(name for name, value in known.items() if isinstance(value, float)))
+            raise DhhpcError(
+                f"target.metric {target.metric!r} of the study: validation measures {numbers or 'nothing'}"
+            )
+        if known[target.metric] >= target.value:
+            return point.seconds
+    return None
 
 
 def test_metrics(record: RunRecord) -> dict[str, float]:

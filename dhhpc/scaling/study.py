@@ -1,9 +1,9 @@
-"""The study document: which experiment runs on how many ranks, how often."""
+"""The study document: which experiment runs on how many ranks, in which variants, how often."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -11,6 +11,15 @@ from dhhpc.documents import Document, read_document
 from dhhpc.errors import DhhpcError
 
 Count = Annotated[int, pydantic.Field(ge=1)]
+# Of studies and variants, which name folders.
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Target(Document):
+    """What a training is to reach: the first epoch whose validation `metric` is at least `value` counts."""
+
+    metric: str
+    value: Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
 class Study(Document):
@@ -20,7 +29,14 @@ class Study(Document):
         name: heads the report and names the default output folder.
         experiment: the experiment file, relative to the study file's folder.
         ranks: the rank counts to measure; the smallest is the base of speed-up and efficiency.
-        repeats: runs of each rank count; the median counts.
+        variants: names of changed experiments, each with the keys that it changes, such as
+            `fixed-8: {parallel: {method: fixed, period: 8}}`; every one is measured on all rank counts.
+            Without any, the experiment as it is.
+        threads: of each rank, every number on all rank counts; left out, what the experiment says.
+        repeats: runs of each point; the median counts.
+        order: "random" measures the points of each repeat in an order of its own, drawn by `seed`; "listed"
+            as they stand.
+        target: of time to accuracy.
         mode: "strong" (the same work on every rank count) or "weak" (work grows with the ranks: a point on n
             ranks trains n times the epochs, so every rank sees the same number of samples on every point).
         warm_up: train one epoch on the largest rank count first and drop it, so that no measured run compiles
@@ -30,21 +46,26 @@ class Study(Document):
             KPI toppi); left out means not entered.
     """
 
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     experiment: str
     ranks: Annotated[list[Count], pydantic.Field(min_length=1)]
+    variants: dict[Name, dict[str, Any]] = {}
+    threads: list[Count] = []
     repeats: Count = 1
+    order: Literal["random", "listed"] = "random"
+    seed: int = 1
+    target: Target | None = None
     mode: Literal["strong", "weak"] = "strong"
     warm_up: bool = True
     site: Literal["local"] = "local"
     design_hours: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
 
-    @pydantic.field_validator("ranks")
+    @pydantic.field_validator("ranks", "threads")
     @classmethod
-    def distinct(cls, ranks: list[int]) -> list[int]:
-        if len(set(ranks)) != len(ranks):
-            raise ValueError(f"{ranks} names a rank count twice; use repeats to measure one more often")
-        return sorted(ranks)
+    def distinct(cls, counts: list[int]) -> list[int]:
+        if len(set(counts)) != len(counts):
+            raise ValueError(f"{counts} names a number twice; use repeats to measure one more often")
+        return sorted(counts)
 
 
 def read_study(path: Path | str, experiment: Path | str | None = None) -> tuple[Study, Path]:

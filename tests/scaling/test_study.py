@@ -26,13 +26,16 @@ def test_rank_counts_are_sorted_and_the_experiment_lies_beside_the_study(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ranks": [1, 2, 1]}, r"ranks: .*names a rank count twice; use repeats"),
+        ({"ranks": [1, 2, 1]}, r"ranks: .*names a number twice; use repeats"),
         ({"ranks": []}, r"ranks: "),
         ({"ranks": [0, 1]}, r"ranks\.?\S* ?.*greater than or equal to 1"),
         ({"repeat": 3}, r"repeat: .*did you mean `repeats`"),
         ({"mode": "stron"}, r"mode: .*'strong' or 'weak'"),
         ({"site": "nowhere"}, r"site: .*'local'"),
         ({"name": "../up"}, r"name: "),
+        ({"threads": [2, 2]}, r"threads: .*names a number twice"),
+        ({"variants": {"../up": {}}}, r"variants\.?.*"),
+        ({"target": {"metric": "dice"}}, r"target\.value: "),
         ({"design_hours": -1}, r"design_hours: "),
     ],
 )
