@@ -19,38 +19,11 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from dhhpc.data.shard_index import ShardIndex, record_of, write_index
-from dhhpc.data.shard_writer import writing_shard
+from dhhpc.benchmarks.squares import write_shards
 
 IMAGES, SIZE, EPOCHS = 32, 256, 2
-
-
-def write_shards(folder: Path) -> None:
-    """Noisy images with a bright square."""
-    random = np.random.default_rng(1)
-    masks = np.zeros((IMAGES, SIZE, SIZE), np.uint8)
-    masks[:, 64:192, 64:192] = 1
-    images = (masks + random.normal(0, 0.3, masks.shape)).astype(np.float32)[:, None]
-    path = folder / "training-00000.h5"
-    folder.mkdir()
-    with writing_shard(path, "float32") as writer:
-        writer.extend(images, masks, None, [str(number) for number in range(IMAGES)])
-    index = ShardIndex(
-        dataset="squares",
-        task="segmentation",
-        classes=["square"],
-        sample_shape=(1, SIZE, SIZE),
-        dtype="float32",
-        regions=False,
-        shards=[record_of(path, "training", IMAGES)],
-        pipeline=[],
-        pipeline_hash="0" * 64,
-        seconds=0.0,
-    )
-    write_index(folder, index)
 
 
 def peak_memory(run: Path) -> int:
@@ -102,7 +75,7 @@ def main() -> None:
     period = {} if options.method == "gradient" else {"period": options.period}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_shards(folder / "shards")
+        write_shards(folder / "shards", IMAGES, SIZE)
         document = {
             "name": "ranks",
             "data": {"shards": str(folder / "shards")},
