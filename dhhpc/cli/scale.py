@@ -31,6 +31,9 @@ def run(
     experiment: Annotated[
         Path | None, typer.Option(help="The experiment file, instead of the one the study names.")
     ] = None,
+    gather: Annotated[
+        bool, typer.Option("--gather", help="Train nothing: report the points that are finished.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
     """Train an experiment on each rank count of a study, evaluate it, and write the scaling report.
@@ -48,7 +51,7 @@ def run(
 
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
     with study_progress() as watcher:
-        results = run_study(study, folder, zoo.create, experiment, watcher)
+        results = run_study(study, folder, zoo.create, experiment, watcher, gather)
     page = report(folder)
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
     if not as_json:

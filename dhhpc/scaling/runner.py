@@ -33,7 +33,7 @@ from dhhpc.scaling.study import read_study
 from dhhpc.scaling.tasks import RUNS, Task, in_turn, tasks_of
 from dhhpc.training.experiment import Experiment, differences, read_experiment
 from dhhpc.training.network import CreateNetwork
-from dhhpc.training.run_record import EVENTS, read_run
+from dhhpc.training.run_record import EVENTS, RECORD, read_run
 
 WARM_UP = f"{RUNS}/warm-up"
 
@@ -57,6 +57,7 @@ def run_study(
     create: CreateNetwork,
     experiment_file: Path | None = None,
     watcher: Watcher | None = None,
+    gather: bool = False,
 ) -> Results:
     """Measure every point of a study, and leave `results.json` in `folder`, written anew after each point.
 
@@ -68,6 +69,7 @@ def run_study(
         folder: of the results; gets a run folder and a log for each point under `runs`.
         create: makes networks, `dhhpc.zoo.create`.
         experiment_file: another experiment than the one the study names.
+        gather: train nothing; points that others have not finished count as failed.
 
     Raises:
         DhhpcError: the study or its experiment is wrong, or the folder holds points of another experiment or
@@ -91,13 +93,15 @@ def run_study(
     finished = [task for task in tasks if is_finished(folder / task.run)]
     check_kept(folder, results, wanted, finished)
     missing = [task for task in tasks if task not in finished]
-    if missing and study.warm_up:
+    if missing and study.warm_up and not gather:
         warm_up(chosen_file, folder, max(missing, key=lambda task: task.ranks), watcher)
     places = {task.run: place for place, task in enumerate(listed)}
     for task in tasks:
         if task in finished:
             watcher.say(f"{task.run}: kept, it was measured before")
         try:
+            if task not in finished and gather:
+                raise DhhpcError(f"{task.run}: {whereabouts(folder / task.run)}")
             if task not in finished:
                 train(chosen_file, folder, task, watcher)
             if "test" in results.preprocessing.samples:
@@ -115,6 +119,13 @@ def run_study(
         results.masks = save_examples(folder / results.rows[-1].run, folder, create)
         write_results(folder, results)
     return results
+
+
+def whereabouts(run: Path) -> str:
+    """Where a point stands that is not finished, and what helps."""
+    if not (run / RECORD).is_file():
+        return "is not measured yet; measure it with `dhhpc scale run`"
+    return f"is {read_run(run).content['status']}; wait for it, or measure it anew with `dhhpc scale run`"
 
 
 def check_points(results: Results) -> None:
@@ -148,8 +159,13 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
 
 
 def train_command(experiment_file: Path, task: Task, run: Path) -> list[str]:
-    """The arguments of `dhhpc` that train a point into the folder `run`."""
-    command = ["train", str(experiment_file), "--ranks", str(task.ranks), "--output", str(run)]
+    """The arguments of `dhhpc` that train a point into the folder `run`, and start its ranks."""
+    return [*train_arguments(experiment_file, task, run), "--ranks", str(task.ranks)]
+
+
+def train_arguments(experiment_file: Path, task: Task, run: Path) -> list[str]:
+    """The same for ranks that something else starts."""
+    command = ["train", str(experiment_file), "--output", str(run)]
     return [*command, *(word for change in changes_of(task) for word in ("--set", change))]
 
 

@@ -125,6 +125,14 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     content = json.loads(record.read_text())
     record.write_text(json.dumps(content | {"status": "running"}))
     before = read_results(folder / "scaling")
+    result = synthetic.run_dhhpc(
+        "scale", "run", study, "--output", tmp_path / "again" / "scaling", "--gather"
+    )
+    assert result.returncode == 1
+    assert "ranks-2-repeat-1: is running; wait for it, or measure it anew" in result.stderr.splitlines()[-1]
+    gathered = read_results(tmp_path / "again" / "scaling")
+    assert [point.status for point in gathered.points] == ["finished", "failed"]
+    assert gathered.points[0] == before.points[0]
     result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "again" / "scaling")
     assert result.returncode == 0, result.stderr
     assert "ranks-1-repeat-1: kept" in result.stderr

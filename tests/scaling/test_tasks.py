@@ -11,7 +11,9 @@ from dhhpc.errors import DhhpcError
 from dhhpc.scaling.results import Point, TimeSplit, table
 from dhhpc.scaling.runner import changed_experiment
 from dhhpc.scaling.study import Study
+from dhhpc.scaling.study_jobs import point_jobs
 from dhhpc.scaling.tasks import in_turn, tasks_of
+from tests import synthetic
 
 VARIANTS = {
     "gradient": {"parallel": {"method": "gradient"}},
@@ -115,3 +117,15 @@ def test_a_variant_that_changes_what_there_is_not_is_named(tmp_path):
     (task, *_) = tasks_of(study(variants={"odd": {"batchsize": 3}}), 1)
     with pytest.raises(DhhpcError, match=r"^variants\.odd of the study: .*"):
         changed_experiment(tmp_path / "e.yml", task)
+
+
+def test_points_as_jobs_fill_nodes_or_share_one(tmp_path):
+    file = synthetic.write_experiment(tmp_path / "e.yml", tmp_path / "shards", tmp_path / "run", epochs=3)
+    document = {"name": "s", "experiment": file.name, "ranks": [1, 2, 4, 8], "order": "listed"}
+    (tmp_path / "study.yml").write_text(yaml.safe_dump(document))
+    jobs = point_jobs(tmp_path / "study.yml", tmp_path / "out", ranks_per_node=4)
+    assert [(job.nodes, job.ranks_per_node) for job in jobs] == [(1, 1), (1, 2), (1, 4), (2, 4)]
+    run = str(tmp_path / "out" / "runs" / "ranks-8-repeat-1")
+    assert jobs[-1].arguments == ("train", str(file), "--output", run, "--set", "epochs=3")
+    with pytest.raises(DhhpcError, match=r"study\.yml: ranks 4: are no whole nodes of 3 ranks"):
+        point_jobs(tmp_path / "study.yml", tmp_path / "out", ranks_per_node=3)
