@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "export",
     "runs",
     "scale",
+    "kpi",
     "submit",
     "jobs",
     "site",

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dhhpc.scaling.fits import fit_points
 from dhhpc.scaling.mechanism import Observation
+from dhhpc.scaling.results import Machine, Meetings, Point, Preprocessing, Results, TimeSplit, table
+from dhhpc.scaling.runner import summary_of
+from dhhpc.scaling.study import Study
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,68 @@ class SyntheticTrainer:
     def runs(self, counts: list[int], repeats: int, seed: int) -> list[Observation]:
         random = np.random.default_rng(seed)
         return [self.run(ranks, random) for ranks in counts for _ in range(repeats)]
+
+
+def points_of(trainer: SyntheticTrainer, counts: list[int], repeats: int) -> list[Point]:
+    """The points of a study whose runs never happened."""
+    runs = trainer.runs(counts, repeats, seed=0)
+    return [
+        Point(
+            ranks=run.ranks,
+            repeat=number % repeats + 1,
+            run=f"runs/ranks-{run.ranks}-repeat-{number % repeats + 1}",
+            status="finished",
+            started="2026-01-01",
+            threads=1,
+            epochs=run.epochs,
+            samples=run.samples,
+            totm=run.totm,
+            split=TimeSplit(
+                data=run.data,
+                compute=run.compute,
+                communication=run.communication,
+                wait=run.wait,
+                validation=run.validation,
+                checkpoint=run.checkpoint,
+                other=run.once,
+            ),
+            meetings=Meetings(
+                nodes=run.nodes,
+                by_nodes=run.by_nodes,
+                batches=run.batches,
+                averagings=run.averagings,
+                bytes=int(run.size * run.averagings),
+            ),
+            energy="nothing counted it",
+            machine=Machine(hosts=["node"], cpu="any", cores=64, memory_gib=1.0),
+        )
+        for number, run in enumerate(runs)
+    ]
+
+
+def results_of(trainer: SyntheticTrainer, counts: list[int], repeats: int, **parallel: object) -> Results:
+    """The results of a strong study of it."""
+    points = points_of(trainer, counts, repeats)
+    experiment = {
+        "network": "none",
+        "loss": "none",
+        "optimizer": "none",
+        "batch_size": trainer.batch_size,
+        "epochs": trainer.epochs,
+        "parallel": {"method": "fixed"} | parallel,
+        "seed": 1,
+    }
+    return Results(
+        study=Study(name="synthetic", experiment="experiment.yml", ranks=counts, repeats=repeats),
+        repeat="dhhpc scale run study.yml",
+        experiment_file="experiment.yml",
+        experiment=experiment,
+        shards="0" * 64,
+        points=points,
+        rows=table(points, "strong"),
+        fits=fit_points(points, "strong", experiment),
+        summary=summary_of(points),
+        preprocessing=Preprocessing(
+            design_seconds=None, run_seconds=1.0, ranks=1, toppi=None, samples={"training": trainer.samples}
+        ),
+    )
