@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "export",
     "runs",
     "scale",
+    "kpi",
     "submit",
     "jobs",
     "site",

@@ -24,21 +24,25 @@ class Link:
     bandwidth: float
 
 
-def all_reduce_seconds(size: float, ranks: int, link: Link) -> float:
-    """What it takes `ranks` ranks, each behind a link of its own, to add up `size` bytes each.
+def all_reduce_ways(size: float, ranks: int) -> list[tuple[float, float]]:
+    """What `ranks` ranks, each behind a link of its own, go through to add up `size` bytes each: how many
+    latencies and bytes, by recursive doubling and by Rabenseifner's reduce-scatter and all-gather.
 
-    The faster of recursive doubling, for what is small, and of Rabenseifner's reduce-scatter and all-gather;
-    MPI libraries choose among them too. Where the ranks are no power of two, those beyond it hand their
-    bytes over before and get them back after.
+    Where the ranks are no power of two, those beyond it hand their bytes over before and get them back after.
     """
-    if ranks == 1:
-        return 0.0
     power = 2 ** int(log2(ranks))
     steps = int(log2(power))
-    whole = link.latency + size / link.bandwidth
-    doubling = steps * whole
-    scattered = 2 * steps * link.latency + 2 * (power - 1) / power * size / link.bandwidth
-    return min(doubling, scattered) + (0.0 if power == ranks else 2 * whole)
+    beyond = 0 if power == ranks else 2
+    doubling = (steps + beyond, (steps + beyond) * size)
+    scattered = (2 * steps + beyond, (2 * (power - 1) / power + beyond) * size)
+    return [doubling, scattered]
+
+
+def all_reduce_seconds(size: float, ranks: int, link: Link) -> float:
+    """What it takes `ranks` ranks to add up `size` bytes each, by the faster of `all_reduce_ways`: doubling
+    is for what is small, and MPI libraries choose among them too."""
+    ways = all_reduce_ways(size, ranks)
+    return min(latencies * link.latency + carried / link.bandwidth for latencies, carried in ways)
 
 
 def hierarchical_all_reduce_seconds(

@@ -9,8 +9,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from dhhpc.files import replacing
+from dhhpc.scaling.fit_wording import NAMES
+from dhhpc.scaling.fitted import Fit
 from dhhpc.scaling.results import Point, Results, Row
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +39,8 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 }
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.2
+# Rank counts this many times apart are drawn at equal ratios.
+WIDE = 8
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -51,13 +56,35 @@ def plot_speed_up(rows: Sequence[Row], path: Path) -> None:
         axes = figure.add_subplot()
         ranks = [row.ranks for row in rows]
         axes.plot([ranks[0], ranks[-1]], [ranks[0], ranks[-1]], "--", color=BLACK, label="ideal")
-        axes.plot(ranks, [row.speed_up for row in rows], "o-", color=BLUE, label="measured")
-        label_points(axes, ranks, [row.speed_up for row in rows], "{:.2f}")
+        highest = plot_measured(axes, rows, "speed_up")
         axes.set(xlabel="ranks", ylabel="speed-up", title="Speed-up")
         rank_axis(axes, ranks)
-        axes.set_ylim(0, max([*ranks, *(row.speed_up for row in rows)]) * 1.12)
+        if axes.get_xscale() == "log":
+            axes.set_yscale("log")
+            number_axis(axes)
+            axes.set_ylim(ranks[0] / 1.6, max(ranks[-1], highest) * 1.3)
+        else:
+            axes.set_ylim(0, max(ranks[-1], highest) * 1.12)
         axes.legend(loc="upper left")
         save(figure, path)
+
+
+def plot_measured(axes: Any, rows: Sequence[Row], figure: str) -> float:
+    """A figure of each row, with its interval as error bars; returns how far up that reaches."""
+    ranks, values = [row.ranks for row in rows], [getattr(row, figure) for row in rows]
+    intervals = [getattr(row, f"{figure}_interval") for row in rows]
+    below = [
+        max(0.0, value - each.low) if each else 0.0 for value, each in zip(values, intervals, strict=True)
+    ]
+    above = [
+        max(0.0, each.high - value) if each else 0.0 for value, each in zip(values, intervals, strict=True)
+    ]
+    label = "measured, 95 % interval" if any(intervals) else "measured"
+    axes.errorbar(ranks, values, [below, above], fmt="o-", capsize=3, elinewidth=1, color=BLUE, label=label)
+    label_points(
+        axes, ranks, [value - low for value, low in zip(values, below, strict=True)], values, "{:.2f}"
+    )
+    return max(value + high for value, high in zip(values, above, strict=True))
 
 
 def plot_efficiency(rows: Sequence[Row], path: Path) -> None:
@@ -67,11 +94,10 @@ def plot_efficiency(rows: Sequence[Row], path: Path) -> None:
         axes = figure.add_subplot()
         ranks = [row.ranks for row in rows]
         axes.axhline(1, ls="--", color=BLACK, label="ideal", lw=1.5)
-        axes.plot(ranks, [row.efficiency for row in rows], "o-", color=BLUE, label="measured")
-        label_points(axes, ranks, [row.efficiency for row in rows], "{:.2f}")
+        highest = plot_measured(axes, rows, "efficiency")
         axes.set(xlabel="ranks", ylabel="efficiency", title="Efficiency")
         rank_axis(axes, ranks)
-        axes.set_ylim(0, max(1.0, *(row.efficiency for row in rows)) * 1.2)
+        axes.set_ylim(0, max(1.0, highest) * 1.2)
         axes.legend(loc="lower left")
         save(figure, path)
 
@@ -83,7 +109,9 @@ def plot_time(rows: Sequence[Row], path: Path) -> None:
         ("communication", "communication", ORANGE, "///"),
         ("wait", "waiting for ranks", VERMILION, "..."),
         ("data", "waiting for data", GREEN, "xxx"),
-        ("other", "validation, checkpoints, start", "#bbbbbb", ""),
+        ("validation", "validation", PURPLE, "\\\\\\"),
+        ("checkpoint", "checkpoints", SKY, "---"),
+        ("other", "start and end", "#bbbbbb", ""),
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 3.0))
@@ -118,6 +146,29 @@ def plot_time(rows: Sequence[Row], path: Path) -> None:
         axes.set_ylim(0, float(bottom.max()) * 1.12)
         axes.grid(False, axis="x")
         # Below the axes: inside them it would cover a bar.
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7)
+        save(figure, path)
+
+
+def plot_fits(points: Sequence[Point], fits: Sequence[Fit], path: Path) -> None:
+    """totm of every run over ranks, and the curve of each fitted model."""
+    styles = {"amdahl": (VERMILION, "--"), "gustafson": (VERMILION, "--"), "usl": (GREEN, "-.")}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((COLUMN_INCHES, 3.0))
+        axes = figure.add_subplot()
+        measured = [(point.ranks, point.totm) for point in points if point.totm is not None]
+        for fit in fits:
+            color, line = styles.get(fit.model, (BLUE, ":"))
+            across, up = [at.ranks for at in fit.curve], [at.totm for at in fit.curve]
+            axes.plot(across, up, line, color=color, label=NAMES[fit.model])
+        axes.plot(*zip(*measured, strict=True), "o", color=BLACK, mfc="none", ms=4, label="measured runs")
+        axes.set(
+            xscale="log", yscale="log", xlabel="ranks", ylabel="seconds", title="totm, measured and fitted"
+        )
+        ranks = sorted({count for count, _ in measured})
+        axes.set_xticks(ranks, [str(count) for count in ranks])
+        axes.set_xticks([], minor=True)
+        number_axis(axes)
         figure.legend(loc="outside lower center", ncols=2, fontsize=7)
         save(figure, path)
 
@@ -228,15 +279,32 @@ def draw_contour(axes: Any, mask: Array, color: str, style: str) -> None:
 
 
 def rank_axis(axes: Any, ranks: Sequence[int]) -> None:
+    """Ticks at the ranks; at equal ratios where they are too many for equal distances."""
+    if ranks[-1] >= WIDE * ranks[0]:
+        axes.set_xscale("log")
+        axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
+        axes.set_xticks(ranks, [str(count) for count in ranks])
+        axes.set_xticks([], minor=True)
+        return
     margin = max(0.2, 0.08 * (ranks[-1] - ranks[0]))
     axes.set_xlim(ranks[0] - margin, ranks[-1] + margin)
     axes.set_xticks(ranks)
 
 
-def label_points(axes: Any, across: Sequence[float], up: Sequence[float], form: str) -> None:
-    for x, y in zip(across, up, strict=True):
+def number_axis(axes: Any) -> None:
+    """Plain numbers on a logarithmic axis upwards: powers of ten are too far apart for most studies."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def label_points(
+    axes: Any, across: Sequence[float], up: Sequence[float], values: Sequence[float], form: str
+) -> None:
+    """Write values below the places given."""
+    for x, y, value in zip(across, up, values, strict=True):
         axes.annotate(
-            form.format(y), (x, y), xytext=(0, -5), textcoords="offset points", ha="center", va="top"
+            form.format(value), (x, y), xytext=(0, -5), textcoords="offset points", ha="center", va="top"
         )
 
 
@@ -250,6 +318,10 @@ def draw(
         for name, plot in (("speed-up", plot_speed_up), ("efficiency", plot_efficiency), ("time", plot_time)):
             plots[name] = folder / f"{name}.png"
             plot(results.rows, plots[name])
+    fitted = [fit for fit in results.fits if fit.refused is None]
+    if fitted:
+        plots["fits"] = folder / "fits.png"
+        plot_fits(results.points, fitted, plots["fits"])
     curves = [point for point in results.points if point.curve]
     if curves:
         plots["loss"] = folder / "loss.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import markupsafe
 
 from dhhpc.files import write_text
 from dhhpc.scaling.examples import read_examples
+from dhhpc.scaling.fit_wording import MEANINGS, NAMES, PARAMETERS, fit_caveats, preferred
 from dhhpc.scaling.plots import draw
 from dhhpc.scaling.results import Results, read_results
 from dhhpc.scaling.wording import caveats, findings
@@ -20,6 +22,7 @@ PLOTS_FOLDER = "plots"
 CAPTIONS = {
     "speed-up": "Speed-up over ranks. The dashed line is the ideal: n ranks, n times as fast.",
     "efficiency": "Efficiency: speed-up divided by ranks. At 1 no rank's time is lost.",
+    "fits": "Time of training of every run, and the models fitted to them. Both axes are logarithmic.",
     "time": "Where the time of training (totm) went, as means over the ranks.",
     "loss": "Loss of each run by epoch and by time: training solid, validation dashed.",
     "masks": "Test images with the true mask (solid) and the predicted (dashed); below, the largest part.",
@@ -35,6 +38,18 @@ def figure(value: float, digits: int = 0) -> markupsafe.Markup:
 def plain(value: float, digits: int = 0) -> str:
     """The same number for Markdown."""
     return f"{value:.{digits}f}"
+
+
+def significant(value: float) -> markupsafe.Markup:
+    """A number for HTML with four significant digits, whatever its size."""
+    return markupsafe.Markup('<data value="{}">{}</data>').format(repr(value), plain_significant(value))
+
+
+def plain_significant(value: float) -> str:
+    """The same for Markdown."""
+    if value and abs(value) < 1e-3:
+        return f"{value:.3e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
 def report(folder: Path | str) -> Path:
@@ -80,6 +95,14 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         captions=CAPTIONS,
         findings=findings(results, markupsafe.Markup if html else str, figure if html else plain),
         caveats=caveats(results, markupsafe.Markup if html else str, figure if html else plain),
+        fit_caveats=fit_caveats(results, markupsafe.Markup if html else str, figure if html else plain),
+        fit_names=NAMES,
+        fit_meanings=MEANINGS,
+        parameter_names=PARAMETERS,
+        preferred=preferred(results),
+        with_intervals=any(row.totm_interval for row in results.rows),
+        energy_unknown=next((point.energy for point in finished if point.joules is None), None),
+        energy_known=next((point.energy for point in finished if point.joules is not None), None),
         setting=setting(results.experiment) | {"shards (SHA-256)": results.shards},
     )
 
@@ -96,6 +119,7 @@ def template_named(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters["figure"] = figure if html else plain
+    environment.filters["significant"] = significant if html else plain_significant
     return environment.get_template(name)
 
 

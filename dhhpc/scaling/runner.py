@@ -17,19 +17,21 @@ from dhhpc.batch.command import run_dhhpc
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json
 from dhhpc.scaling import kpis
+from dhhpc.scaling.design_time import design_seconds
+from dhhpc.scaling.energy import Rapl
 from dhhpc.scaling.examples import evaluate_run, save_examples
+from dhhpc.scaling.fits import fit_points
 from dhhpc.scaling.results import (
     RESULTS_NAME,
     Point,
     Preprocessing,
     Results,
     Summary,
-    read_results,
     table,
     write_results,
 )
 from dhhpc.scaling.runs import failed_point, is_finished, read_point
-from dhhpc.scaling.study import read_study
+from dhhpc.scaling.study import Study, read_study
 from dhhpc.scaling.tasks import RUNS, Task, in_turn, tasks_of
 from dhhpc.training.experiment import Experiment, differences, read_experiment
 from dhhpc.training.network import CreateNetwork
@@ -85,7 +87,7 @@ def run_study(
         experiment_file=os.path.relpath(chosen_file, folder),
         experiment=experiment.model_dump(mode="json"),
         shards=fingerprint(index),
-        preprocessing=preprocessing_of(index, study.design_hours),
+        preprocessing=preprocessing_of(index, time_designed(study, experiment)),
     )
     listed = tasks_of(study, experiment.epochs)
     wanted = {task: changed_experiment(chosen_file, task) for task in listed}
@@ -113,6 +115,7 @@ def run_study(
         results.points.append(point)
         results.points.sort(key=lambda each: places[each.run])
         results.rows = table(results.points, study.mode)
+        results.fits = fit_points(results.points, study.mode, results.experiment)
         results.summary = summary_of(results.points)
         write_results(folder, results)
     if results.rows and "test" in results.preprocessing.samples:
@@ -153,8 +156,16 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
     if run.exists():
         watcher.say(f"{task.run}: was not finished; trained anew")
         shutil.rmtree(run)
-    with following(run, task.epochs, task.title, watcher) as poll:
+    meter = Rapl()
+    with following(run, task.epochs, task.title, watcher) as look:
+
+        def poll() -> None:
+            meter.sample()
+            if look is not None:
+                look()
+
         run_dhhpc(train_command(experiment_file, task, run), folder / f"{task.run}.log", poll)
+    meter.write(run)
     watcher.say(f"{task.run}: totm {read_run(run).content['kpis']['totm']:.1f} s")
 
 
@@ -239,7 +250,9 @@ def check_kept(
     if not finished:
         return
     mend = "choose another folder with --output, or delete this one"
-    if (folder / RESULTS_NAME).is_file() and read_results(folder).shards != results.shards:
+    # Of any version: points of earlier ones are kept.
+    earlier = read_json(folder / RESULTS_NAME) if (folder / RESULTS_NAME).is_file() else None
+    if isinstance(earlier, dict) and earlier.get("shards") != results.shards:
         raise DhhpcError(f"{folder}: holds points trained on other shards than those now there; {mend}")
     for task in finished:
         found = read_run(folder / task.run).content["experiment"]
@@ -257,17 +270,23 @@ def fingerprint(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
-def preprocessing_of(index: dict[str, Any], design_hours: float | None) -> Preprocessing:
-    """toppi of the shards that an index tells of."""
+def time_designed(study: Study, experiment: Experiment) -> float | None:
+    """T1 in seconds: of the study, else as `dhhpc kpi design-time` keeps it beside the shards."""
+    if study.design_hours is not None:
+        return study.design_hours * 3600
+    return design_seconds(experiment.data.shards)
+
+
+def preprocessing_of(index: dict[str, Any], designed: float | None) -> Preprocessing:
+    """toppi of the shards that an index tells of, with T1 in seconds."""
     samples: dict[str, int] = {}
     for shard in index["shards"]:
         samples[shard["split"]] = samples.get(shard["split"], 0) + shard["samples"]
-    design_seconds = None if design_hours is None else design_hours * 3600
     return Preprocessing(
-        design_seconds=design_seconds,
+        design_seconds=designed,
         run_seconds=index["seconds"],
         ranks=index["ranks"],
-        toppi=kpis.time_of_preprocessing(design_seconds, index["seconds"]),
+        toppi=kpis.time_of_preprocessing(designed, index["seconds"]),
         samples=samples,
     )
 

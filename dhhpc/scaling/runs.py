@@ -11,7 +11,8 @@ from typing import Any
 
 from dhhpc.errors import DhhpcError
 from dhhpc.scaling import kpis
-from dhhpc.scaling.results import Epoch, Machine, Point, TimeSplit
+from dhhpc.scaling.energy import energy_of
+from dhhpc.scaling.results import Epoch, Machine, Meetings, Point, TimeSplit
 from dhhpc.scaling.study import Target
 from dhhpc.scaling.tasks import Task
 from dhhpc.training.run_record import EVENTS, RECORD, RunRecord, read_run
@@ -47,6 +48,7 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
     run = task.run
     record = read_run(folder / run)
     content = record.content
+    joules, energy = energy_of(folder / run, content)
     try:
         experiment, history = content["experiment"], content["history"]
         patch = experiment["data"].get("patch")
@@ -66,6 +68,9 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
             samples_per_second=kpis.samples_per_second(samples, totm),
             core_seconds=kpis.core_seconds(totm, ranks, threads),
             split=split_of(history, totm),
+            meetings=meetings_of(content),
+            joules=joules,
+            energy=energy,
             curve=curve_of(record, history),
             target_seconds=target_seconds(record, history, target),
             test=test_metrics(record),
@@ -90,7 +95,23 @@ def split_of(history: list[dict[str, Any]], totm: float) -> TimeSplit:
         return sum(fmean(rank[name] for rank in epoch["ranks"]) for epoch in history)
 
     parts = {name: mean_over_ranks(name) for name in ("data", "compute", "communication", "wait")}
+    for name in ("validation", "checkpoint"):
+        parts[name] = sum(epoch.get(f"{name}_seconds", 0.0) for epoch in history)
     return TimeSplit(**parts, other=max(0.0, totm - sum(parts.values())))
+
+
+def meetings_of(content: dict[str, Any]) -> Meetings:
+    """How often the ranks met and what one brought, from the record of rank 0."""
+    history, nodes = content["history"], len(content["hosts"])
+    by_nodes = content["experiment"]["parallel"].get("hierarchy") == "nodes" and content["ranks"] > nodes
+    brought = "bytes_in_node" if by_nodes else "bytes_sent"
+    return Meetings(
+        nodes=nodes,
+        by_nodes=by_nodes,
+        batches=sum(epoch["batches"] for epoch in history),
+        averagings=sum(epoch["averagings"] for epoch in history),
+        bytes=sum(epoch[brought] for epoch in history),
+    )
 
 
 def curve_of(record: RunRecord, history: list[dict[str, Any]]) -> list[Epoch]:

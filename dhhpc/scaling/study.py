@@ -43,7 +43,7 @@ class Study(Document):
             kernels or reads a cold disk.
         site: where the points run; "local" is this machine (or the allocation this command runs in).
         design_hours: the person-hours spent on designing and writing the preprocessing pipeline (T1 of the
-            KPI toppi); left out means not entered.
+            KPI toppi); by default those that `dhhpc kpi design-time` keeps beside the shards.
     """
 
     name: Name

@@ -31,6 +31,21 @@ def test_toppi_needs_both_parts():
     assert kpis.time_of_preprocessing(7200.0, None) is None
 
 
+def test_karp_flatt_undoes_amdahl():
+    """A serial fraction of 0.07 gives the speed-up 1 / (0.07 + 0.93 / n), on any number of ranks."""
+    for ranks in (2, 3, 8, 1000):
+        assert kpis.karp_flatt(1 / (0.07 + 0.93 / ranks), ranks) == pytest.approx(0.07)
+    # 4 ranks, 3 times as fast: (1/3 - 1/4) / (3/4) = 1/9. More than n times as fast: below zero.
+    assert kpis.karp_flatt(3.0, 4) == pytest.approx(1 / 9)
+    assert kpis.karp_flatt(5.0, 4) < 0
+
+
+def test_ttmip_sums_pipelines_and_models():
+    assert kpis.time_to_model([7212.5, 100.0], [60.0, 50.0, 40.0]) == 7462.5
+
+
 def test_rates_and_costs():
     assert kpis.samples_per_second(3000, 60.0) == 50
     assert kpis.core_seconds(60.0, 4, 8) == 1920
+    assert kpis.core_hours(7200.0) == 2
+    assert kpis.cost(7200.0, 0.05) == pytest.approx(0.1)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dhhpc.errors import DhhpcError
+from dhhpc.scaling.fits import fit_points
 from dhhpc.scaling.results import Point, TimeSplit, table
 from dhhpc.scaling.runner import changed_experiment
 from dhhpc.scaling.study import Study
@@ -76,7 +77,7 @@ def test_a_random_order_has_all_points_once_in_each_repeat():
 
 
 def point(variant: str, threads: int, ranks: int, totm: float, target: float | None = None) -> Point:
-    split = TimeSplit(data=0, compute=totm, communication=0, wait=0, other=0)
+    split = TimeSplit(data=0, compute=totm, communication=0, wait=0, validation=0, checkpoint=0, other=0)
     return Point(
         ranks=ranks, repeat=1, variant=variant, run=f"{variant}{threads}{ranks}{totm}", status="finished",
         threads=threads, samples=100, totm=totm, split=split, target_seconds=target,
@@ -129,3 +130,13 @@ def test_points_as_jobs_fill_nodes_or_share_one(tmp_path):
     assert jobs[-1].arguments == ("train", str(file), "--output", run, "--set", "epochs=3")
     with pytest.raises(DhhpcError, match=r"study\.yml: ranks 4: are no whole nodes of 3 ranks"):
         point_jobs(tmp_path / "study.yml", tmp_path / "out", ranks_per_node=3)
+
+
+def test_no_law_is_fitted_to_unlike_trainings():
+    fits = fit_points([point("gradient", 1, 2, 60.0), point("large", 1, 2, 50.0)], "strong", {})
+    assert [fit.model for fit in fits] == ["amdahl", "usl", "mechanistic"]
+    assert {fit.refused for fit in fits} == {
+        "gradient and large are unlike trainings; fit each in a study of its own"
+    }
+    (first, *_) = fit_points([point("", 1, 2, 60.0), point("", 2, 2, 50.0)], "strong", {})
+    assert first.refused == "ranks had 1 and 2 threads; fit each number in a study of its own"
