@@ -73,19 +73,30 @@ def write_report(
 
 def as_text(results: Results) -> str:
     """The KPIs and test metrics of each rank count."""
-    lines = [f"{'ranks':>5}{'totm (s)':>10}{'speed-up':>10}{'efficiency':>12}{'samples/s':>11}{'core-s':>9}"]
-    for row in results.rows:
+    from dhhpc.scaling.kinds import kind_of
+
+    kinds = [kind_of(row, results.rows) for row in results.rows]
+    width = max(map(len, kinds), default=0)
+    width += 2 if width else 0
+    target = results.study.target
+    head = f"{'':{width}}{'ranks':>5}"
+    lines = [
+        f"{head}{'totm (s)':>10}{'speed-up':>10}{'efficiency':>12}{'samples/s':>11}{'core-s':>9}"
+        + (f"{f'{target.metric} {target.value:g} (s)':>18}" if target else "")
+    ]
+    for kind, row in zip(kinds, results.rows, strict=True):
+        reached = "-" if row.target_seconds is None else f"{row.target_seconds:.1f}"
         lines.append(
-            f"{row.ranks:5d}{row.totm:10.1f}{row.speed_up:10.2f}{row.efficiency:12.2f}"
-            f"{row.samples_per_second:11.1f}{row.core_seconds:9.1f}"
+            f"{kind:{width}}{row.ranks:5d}{row.totm:10.1f}{row.speed_up:10.2f}{row.efficiency:12.2f}"
+            f"{row.samples_per_second:11.1f}{row.core_seconds:9.1f}" + (f"{reached:>18}" if target else "")
         )
     shown = ("dice", "iou", "precision", "recall", "f1", "accuracy")
     names = [name for name in shown if any(name in row.test for row in results.rows)]
     if names:
-        lines.append(f"{'ranks':>5}" + "".join(f"{name:>11}" for name in names) + "   (test split)")
-        for row in results.rows:
+        lines.append(head + "".join(f"{name:>11}" for name in names) + "   (test split)")
+        for kind, row in zip(kinds, results.rows, strict=True):
             cells = (f"{row.test[name]:11.3f}" if name in row.test else f"{'-':>11}" for name in names)
-            lines.append(f"{row.ranks:5d}" + "".join(cells))
+            lines.append(f"{kind:{width}}{row.ranks:5d}" + "".join(cells))
     preprocessing = results.preprocessing
     design = preprocessing.design_seconds
     lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from dhhpc.files import replacing
 from dhhpc.scaling.fit_wording import NAMES
 from dhhpc.scaling.fitted import Fit
+from dhhpc.scaling.kinds import kind_of, kinds_of
 from dhhpc.scaling.results import Point, Results, Row
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +56,7 @@ def plot_speed_up(rows: Sequence[Row], path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 2.6))
         axes = figure.add_subplot()
-        ranks = [row.ranks for row in rows]
+        ranks = sorted({row.ranks for row in rows})
         axes.plot([ranks[0], ranks[-1]], [ranks[0], ranks[-1]], "--", color=BLACK, label="ideal")
         highest = plot_measured(axes, rows, "speed_up")
         axes.set(xlabel="ranks", ylabel="speed-up", title="Speed-up")
@@ -70,7 +72,17 @@ def plot_speed_up(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_measured(axes: Any, rows: Sequence[Row], figure: str) -> float:
-    """A figure of each row, with its interval as error bars; returns how far up that reaches."""
+    """A figure of each row, a line for each kind of training; returns how far up they reach."""
+    kinds = kinds_of(rows)
+    looks = zip(SERIES * len(kinds), MARKERS * len(kinds), strict=False)
+    return max(
+        plot_kind(axes, of_kind, figure, name, color, marker)
+        for (name, of_kind), (color, marker) in zip(kinds.items(), looks, strict=False)
+    )
+
+
+def plot_kind(axes: Any, rows: Sequence[Row], figure: str, name: str, color: str, marker: str) -> float:
+    """A line with the intervals as error bars; returns how far up it reaches."""
     ranks, values = [row.ranks for row in rows], [getattr(row, figure) for row in rows]
     intervals = [getattr(row, f"{figure}_interval") for row in rows]
     below = [
@@ -79,11 +91,15 @@ def plot_measured(axes: Any, rows: Sequence[Row], figure: str) -> float:
     above = [
         max(0.0, each.high - value) if each else 0.0 for value, each in zip(values, intervals, strict=True)
     ]
-    label = "measured, 95 % interval" if any(intervals) else "measured"
-    axes.errorbar(ranks, values, [below, above], fmt="o-", capsize=3, elinewidth=1, color=BLUE, label=label)
-    label_points(
-        axes, ranks, [value - low for value, low in zip(values, below, strict=True)], values, "{:.2f}"
+    label = name or ("measured, 95 % interval" if any(intervals) else "measured")
+    axes.errorbar(
+        ranks, values, [below, above], fmt=f"{marker}-", capsize=3, elinewidth=1, color=color, label=label
     )
+    if not name:
+        # The numbers of several lines would cover each other.
+        label_points(
+            axes, ranks, [value - low for value, low in zip(values, below, strict=True)], values, "{:.2f}"
+        )
     return max(value + high for value, high in zip(values, above, strict=True))
 
 
@@ -92,7 +108,7 @@ def plot_efficiency(rows: Sequence[Row], path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 2.6))
         axes = figure.add_subplot()
-        ranks = [row.ranks for row in rows]
+        ranks = sorted({row.ranks for row in rows})
         axes.axhline(1, ls="--", color=BLACK, label="ideal", lw=1.5)
         highest = plot_measured(axes, rows, "efficiency")
         axes.set(xlabel="ranks", ylabel="efficiency", title="Efficiency")
@@ -113,8 +129,11 @@ def plot_time(rows: Sequence[Row], path: Path) -> None:
         ("checkpoint", "checkpoints", SKY, "---"),
         ("other", "start and end", "#bbbbbb", ""),
     )
+    kinds = [kind_of(row, rows) for row in rows]
+    # Bars of kinds have names below them, which take room.
+    wide = (max(COLUMN_INCHES, 0.45 * len(rows) + 1), 3.6) if any(kinds) else (COLUMN_INCHES, 3.0)
     with matplotlib.rc_context(STYLE):
-        figure = Figure((COLUMN_INCHES, 3.0))
+        figure = Figure(wide)
         axes = figure.add_subplot()
         bottom = np.zeros(len(rows))
         for field, label, color, hatch in parts:
@@ -133,7 +152,7 @@ def plot_time(rows: Sequence[Row], path: Path) -> None:
             bottom += seconds
         for position, row in enumerate(rows):
             axes.annotate(
-                f"{row.totm:.1f} s",
+                f"{row.totm:.1f}" if any(kinds) else f"{row.totm:.1f} s",
                 (position, bottom[position]),
                 xytext=(0, 2),
                 textcoords="offset points",
@@ -142,12 +161,35 @@ def plot_time(rows: Sequence[Row], path: Path) -> None:
             )
         axes.set(ylabel="seconds", xlabel="ranks", title="Time of training (totm)")
         axes.set_xticks(range(len(rows)), [str(row.ranks) for row in rows])
+        name_groups(axes, kinds)
         axes.set_xlim(-0.6, len(rows) - 0.4)
         axes.set_ylim(0, float(bottom.max()) * 1.12)
         axes.grid(False, axis="x")
         # Below the axes: inside them it would cover a bar.
         figure.legend(loc="outside lower center", ncols=2, fontsize=7)
         save(figure, path)
+
+
+def name_groups(axes: Any, names: Sequence[str]) -> None:
+    """Write the name of each group of bars below the middle of it."""
+    start = 0
+    for name, group in itertools.groupby(names):
+        count = len(list(group))
+        if name:
+            middle = start + (count - 1) / 2
+            axes.annotate(
+                name,
+                (middle, 0),
+                xytext=(0, -28),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="right" if count < 2 else "center",
+                rotation=30 if count < 2 else 0,
+                va="top",
+                fontsize=7,
+                annotation_clip=False,
+            )
+        start += count
 
 
 def plot_fits(points: Sequence[Point], fits: Sequence[Fit], path: Path) -> None:
@@ -173,17 +215,23 @@ def plot_fits(points: Sequence[Point], fits: Sequence[Fit], path: Path) -> None:
         save(figure, path)
 
 
-def plot_loss(points: Sequence[Point], path: Path) -> None:
+def point_name(point: Point, rows: Sequence[Row]) -> str:
+    kind = kind_of(point, rows)
+    return f"{f'{kind}, ' if kind else ''}{point.ranks} rank{'s' if point.ranks > 1 else ''}"
+
+
+def plot_loss(points: Sequence[Point], rows: Sequence[Row], path: Path) -> None:
     """Training (solid) and validation (dashed) loss of each run, by epoch and by time."""
     with matplotlib.rc_context(STYLE):
         figure = Figure((PAGE_INCHES, 2.8))
         by_epoch, by_time = figure.subplots(1, 2, sharey=True)
         many = len({point.repeat for point in points}) > 1
-        colors = dict(zip(sorted({point.ranks for point in points}), SERIES * len(points), strict=False))
+        named = {point.run: point_name(point, rows) for point in points}
+        colors = dict(zip(dict.fromkeys(named.values()), SERIES * len(points), strict=False))
         markers = dict(zip(colors, MARKERS * len(points), strict=False))
         for point in points:
-            color, marker = colors[point.ranks], markers[point.ranks]
-            name = f"{point.ranks} rank{'s' if point.ranks > 1 else ''}"
+            name = named[point.run]
+            color, marker = colors[name], markers[name]
             name += f", run {point.repeat}" if many else ""
             for axes, across in (
                 (by_epoch, [epoch.epoch for epoch in point.curve]),
@@ -325,7 +373,7 @@ def draw(
     curves = [point for point in results.points if point.curve]
     if curves:
         plots["loss"] = folder / "loss.png"
-        plot_loss(curves, plots["loss"])
+        plot_loss(curves, results.rows, plots["loss"])
     if masks is not None and len(masks[0]):
         plots["masks"] = folder / "masks.png"
         plot_masks(*masks, plots["masks"])

@@ -13,6 +13,7 @@ import markupsafe
 from dhhpc.files import write_text
 from dhhpc.scaling.examples import read_examples
 from dhhpc.scaling.fit_wording import MEANINGS, NAMES, PARAMETERS, fit_caveats, preferred
+from dhhpc.scaling.kinds import kind_of
 from dhhpc.scaling.plots import draw
 from dhhpc.scaling.results import Results, read_results
 from dhhpc.scaling.wording import caveats, findings
@@ -79,6 +80,7 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
     """
     html = template.endswith(".html.j2")
     finished = [point for point in results.points if point.status == "finished"]
+    of_kinds = any(kind_of(row, results.rows) for row in results.rows)
     return template_named(template).render(
         results=results,
         study=results.study,
@@ -100,11 +102,21 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         fit_meanings=MEANINGS,
         parameter_names=PARAMETERS,
         preferred=preferred(results),
+        kind_head=kind_cell("training", html, "th") if of_kinds else "",
+        kind_rule="| :--- " if of_kinds else "",
+        kind_cell=lambda row: kind_cell(kind_of(row, results.rows), html) if of_kinds else "",
         with_intervals=any(row.totm_interval for row in results.rows),
         energy_unknown=next((point.energy for point in finished if point.joules is None), None),
         energy_known=next((point.energy for point in finished if point.joules is not None), None),
         setting=setting(results.experiment) | {"shards (SHA-256)": results.shards},
     )
+
+
+def kind_cell(text: str, html: bool, tag: str = "td") -> str:
+    """What stands before the ranks of a row, where a study has several kinds of training."""
+    if not html:
+        return f"| {text} "
+    return markupsafe.Markup("<{0} class={1}text{1}>{2}</{0}>").format(tag, markupsafe.Markup('"'), text)
 
 
 def template_named(name: str) -> jinja2.Template:

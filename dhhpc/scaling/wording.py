@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dhhpc.scaling.results import Results
+from dhhpc.scaling.kinds import kind_of, kinds_of
+from dhhpc.scaling.results import Results, Row
 
 # Caches can help a little; more than this is doubtful.
 SUSPECT_EFFICIENCY = 1.05
@@ -23,19 +24,26 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
     def ranks(count: int) -> str:
         return text("{} rank" + "s" * (count > 1)).format(figure(count, 0))
 
+    def prefix(row: Row) -> str:
+        kind = kind_of(row, results.rows)
+        return f"{kind}, " if kind else ""
+
     if not results.rows:
         return [text("No point of this study has finished.")]
-    first, last = results.rows[0], results.rows[-1]
     sentences = []
-    if last is first:
-        sentences.append(
-            text("Training took {} s on {}. One rank count says nothing about scaling.").format(
-                figure(first.totm, 1), ranks(first.ranks)
+    for kind, rows in kinds_of(results.rows).items():
+        first, last = rows[0], rows[-1]
+        subject = text("{}: training").format(kind) if kind else text("Training")
+        if last is first:
+            sentences.append(
+                text("{} took {} s on {}. One rank count says nothing about scaling.").format(
+                    subject, figure(first.totm, 1), ranks(first.ranks)
+                )
             )
-        )
-    else:
+            continue
         sentences.append(
-            text("Training took {} s on {} and {} s on {}: a speed-up of {} at an efficiency of {}.").format(
+            text("{} took {} s on {} and {} s on {}: a speed-up of {} at an efficiency of {}.").format(
+                subject,
                 figure(first.totm, 1),
                 ranks(first.ranks),
                 figure(last.totm, 1),
@@ -44,18 +52,44 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
                 figure(last.efficiency, 2),
             )
         )
+    if results.study.target is not None:
+        sentences.append(target_reached(results, text, figure))
     for key, sentence in (
         ("dice", "On the test images the predicted masks reach a Dice overlap of {} with the true ones."),
         ("accuracy", "On the test images the accuracy is {}."),
     ):
-        reached = [(row.test[key], row.ranks) for row in results.rows if key in row.test]
+        reached = [(row.test[key], row) for row in results.rows if key in row.test]
         if reached:
             listed = text(", ").join(
-                text("{} ({})").format(figure(value, 3), ranks(count)) for value, count in reached
+                text("{} ({}{})").format(figure(value, 3), prefix(row), ranks(row.ranks))
+                for value, row in reached
             )
             sentences.append(text(sentence).format(listed))
             break
     return sentences
+
+
+def target_reached(results: Results, text: type[str], figure: Figure) -> str:
+    """Which row got to the study's target first; arguments as in `findings`."""
+    target = results.study.target
+    assert target is not None
+    goal = text("The validation {} of {}").format(target.metric, figure(target.value, 3))
+    there = [row for row in results.rows if row.target_seconds is not None]
+    if not there:
+        return text("{} was reached by no run.").format(goal)
+    best = min(there, key=lambda row: row.target_seconds or 0.0)
+    kind = kind_of(best, results.rows)
+    return text(
+        "{} was reached soonest, after {} s, on {} rank{}{}; {} of {} points got there."
+    ).format(
+        goal,
+        figure(best.target_seconds or 0.0, 1),
+        figure(best.ranks, 0),
+        "s" if best.ranks > 1 else "",
+        f" ({kind})" if kind else "",
+        len(there),
+        len(results.rows),
+    )
 
 
 def caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
