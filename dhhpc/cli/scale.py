@@ -10,6 +10,7 @@ import typer
 from dhhpc.cli.allocation import allocate
 
 if TYPE_CHECKING:
+    from dhhpc.scaling.fitted import Fit
     from dhhpc.scaling.results import Results
 
 
@@ -71,8 +72,19 @@ def write_report(
     print(report(folder))
 
 
+def fit_line(fit: Fit) -> str:
+    """A fitted model in one line: its parameters with their intervals, or why there are none."""
+    if fit.refused is not None:
+        return f"{fit.model}: refused: {fit.refused}"
+    parameters = (
+        f"{each.name} {each.value:.4g} [{each.low:.4g}, {each.high:.4g}]" + f" {each.unit}" * bool(each.unit)
+        for each in fit.parameters
+    )
+    return f"{fit.model}: {', '.join(parameters)} (relative error {fit.relative_rmse:.2g})"
+
+
 def as_text(results: Results) -> str:
-    """The KPIs and test metrics of each rank count."""
+    """The KPIs and test metrics of each rank count, the fitted models, and toppi."""
     from dhhpc.scaling.kinds import kind_of
 
     kinds = [kind_of(row, results.rows) for row in results.rows]
@@ -97,6 +109,7 @@ def as_text(results: Results) -> str:
         for kind, row in zip(kinds, results.rows, strict=True):
             cells = (f"{row.test[name]:11.3f}" if name in row.test else f"{'-':>11}" for name in names)
             lines.append(f"{kind:{width}}{row.ranks:5d}" + "".join(cells))
+    lines += [fit_line(fit) for fit in results.fits]
     preprocessing = results.preprocessing
     design = preprocessing.design_seconds
     lines.append(

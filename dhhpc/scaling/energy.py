@@ -6,7 +6,9 @@ Neither knows of fans, disks and networks, and both count all that runs on the m
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,13 @@ class Rapl:
                 self.joules += (now - before if now >= before else now + most - before) / 1e6
                 self.counters[number] = (file, most, now)
 
-    def write(self, run: Path) -> None:
-        """Leave in a run folder what was counted, or why nothing was."""
+    def write(self, run: Path, hosts: Sequence[str]) -> None:
+        """Leave in the folder of a run, which was on these machines, what was counted, or why nothing was."""
         self.sample()
-        if self.missing:
-            write_json(run / ENERGY, {"joules": None, "source": f"not counted: {self.missing}"})
+        elsewhere = [host for host in hosts if host != socket.gethostname()]
+        missing = f"RAPL of this machine does not tell that of {elsewhere[0]}" if elsewhere else self.missing
+        if missing:
+            write_json(run / ENERGY, {"joules": None, "source": f"not counted: {missing}"})
         else:
             write_json(run / ENERGY, {"joules": self.joules, "source": "RAPL, the whole machine"})
 
@@ -71,16 +75,17 @@ def energy_of(run: Path, content: dict[str, Any]) -> tuple[float | None, str]:
     """Joules of a run, None where unknown, and where they are from or why they are not known.
 
     Args:
-        run: its folder; what a study has counted is there.
-        content: of its record, which names the job of a run in one.
+        run: its folder; a study leaves there what it has counted.
+        content: of its record, which names its job, if that ran nothing else.
     """
     if (run / ENERGY).is_file():
         found = read_json(run / ENERGY)
-        if found["joules"] is not None or not content.get("slurm_job_id"):
-            return found["joules"], found["source"]
+        return found["joules"], found["source"]
     job = content.get("slurm_job_id")
     if not job:
         return None, "nothing counted it: `dhhpc scale run` does where RAPL can be read"
+    if content.get("resumed"):
+        return None, f"the run was resumed, and SLURM could tell the energy of its last job, {job}, alone"
     try:
         command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
         result = subprocess.run(

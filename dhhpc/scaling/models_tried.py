@@ -102,7 +102,9 @@ def kpis_of(folders: Sequence[Path], price: float | None = None) -> ModelKpis:
             known.add(member.resolve())
         contents = [(member, read_run(member).content) for member in members]
         try:
-            measured = [run_kpis(member, content, price) for member, content in contents]
+            measured = [
+                run_kpis(member, alone_in_job(content, contents), price) for member, content in contents
+            ]
             for _, content in contents:
                 path = Path(content["experiment"]["data"]["shards"])
                 shards[path] = shards.get(path) or entered(folder, kind)
@@ -138,6 +140,13 @@ def members_of(folder: Path) -> tuple[list[Path], str]:
         f"{folder}: no run, series or study (no {RECORD} or {RESULTS_NAME}); give a folder that "
         f"`dhhpc train` or `dhhpc scale run` wrote"
     )
+
+
+def alone_in_job(content: dict[str, Any], beside: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """A record without its job, if that ran others of the folder, too: SLURM tells their energy together."""
+    job = content.get("slurm_job_id")
+    shared = sum(other.get("slurm_job_id") == job for _, other in beside) > 1
+    return content | {"slurm_job_id": None} if shared else content
 
 
 def run_kpis(folder: Path, content: dict[str, Any], price: float | None) -> RunKpis:

@@ -165,8 +165,9 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
                 look()
 
         run_dhhpc(train_command(experiment_file, task, run), folder / f"{task.run}.log", poll)
-    meter.write(run)
-    watcher.say(f"{task.run}: totm {read_run(run).content['kpis']['totm']:.1f} s")
+    content = read_run(run).content
+    meter.write(run, content["hosts"])
+    watcher.say(f"{task.run}: totm {content['kpis']['totm']:.1f} s")
 
 
 def train_command(experiment_file: Path, task: Task, run: Path) -> list[str]:

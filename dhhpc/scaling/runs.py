@@ -48,7 +48,8 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
     run = task.run
     record = read_run(folder / run)
     content = record.content
-    joules, energy = energy_of(folder / run, content)
+    # Of a job that runs a study, SLURM would tell the energy of all points together.
+    joules, energy = energy_of(folder / run, content | {"slurm_job_id": None})
     try:
         experiment, history = content["experiment"], content["history"]
         patch = experiment["data"].get("patch")

@@ -79,9 +79,7 @@ def target_reached(results: Results, text: type[str], figure: Figure) -> str:
         return text("{} was reached by no run.").format(goal)
     best = min(there, key=lambda row: row.target_seconds or 0.0)
     kind = kind_of(best, results.rows)
-    return text(
-        "{} was reached soonest, after {} s, on {} rank{}{}; {} of {} points got there."
-    ).format(
+    return text("{} was reached soonest, after {} s, on {} rank{}{}; {} of {} points got there.").format(
         goal,
         figure(best.target_seconds or 0.0, 1),
         figure(best.ranks, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -134,16 +135,22 @@ def test_energy_is_counted_over_the_end_of_the_counters(tmp_path):
     meter.sample()
     assert meter.joules == pytest.approx(200 + 30)
     package.write_text("150000000\n")
-    meter.write(tmp_path)
+    meter.write(tmp_path, [socket.gethostname()])
     assert energy_of(tmp_path, {}) == (pytest.approx(280), "RAPL, the whole machine")
+    meter.write(tmp_path, [socket.gethostname(), "another"])
+    assert energy_of(tmp_path, {}) == (
+        None,
+        "not counted: RAPL of this machine does not tell that of another",
+    )
 
 
 def test_unknown_energy_says_why(tmp_path):
-    Rapl(tmp_path / "nowhere").write(tmp_path)
+    Rapl(tmp_path / "nowhere").write(tmp_path, [])
     assert energy_of(tmp_path, {}) == (None, f"not counted: there is no {tmp_path / 'nowhere'}")
     (tmp_path / "empty").mkdir()
     assert "no RAPL counter" in Rapl(tmp_path / "empty").missing
     assert energy_of(tmp_path / "empty", {})[0] is None
+    assert "its last job, 7, alone" in energy_of(tmp_path / "empty", {"slurm_job_id": "7", "resumed": 1})[1]
     assert consumed("123456\n", "7") == (123456, "SLURM, all of job 7")
     assert consumed("0\n", "7") == (None, "SLURM gathered no energy of job 7 (AcctGatherEnergyType)")
     assert consumed("\n", "7")[0] is None
