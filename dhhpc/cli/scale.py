@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhhpc.cli.allocation import allocate
+from dhhpc.cli.simulation import simulate
 
 if TYPE_CHECKING:
     from dhhpc.scaling.results import Results
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     scale = typer.Typer(
-        no_args_is_help=True, help="Measure how training scales over ranks, report it, and choose ranks."
+        no_args_is_help=True,
+        help="Measure how training scales over ranks, report it, choose ranks, and forecast more of them.",
     )
     scale.command("run")(run)
     scale.command("report")(write_report)
     scale.command("allocate")(allocate)
+    scale.command("simulate")(simulate)
     app.add_typer(scale, name="scale")
 
 

@@ -38,6 +38,7 @@ class Pace:
         other: for a step, what is neither computing nor meeting.
         image: for an image of the validation split.
         epoch: for an epoch beside batches, validation and checkpoint.
+        checkpoint: for which a checkpoint stops training beside what is copied.
     """
 
     sample: float
@@ -46,6 +47,7 @@ class Pace:
     other: float = 0.0
     image: float = 0.0
     epoch: float = 0.0
+    checkpoint: float = 0.0
 
 
 @dataclass
@@ -304,7 +306,7 @@ class Simulation:
         saving = self.plan.saving
         self.writing = max(0.0, self.writing - times.batches_seconds - times.validation)
         if last or (len(self.history) + 1) % saving.every_epochs == 0:
-            times.checkpoint = self.writing + saving.pause
+            times.checkpoint = self.writing + saving.pause + self.pace.checkpoint
             self.writing = saving.write
             if last or not saving.asynchronous:
                 times.checkpoint += self.writing

@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 
 # Runs that are drawn where a mean is wanted.
 DRAWS = 2000
+# Failures that each of them shall have.
+ENOUGH = 4.0
 
 
 @dataclass(frozen=True)
@@ -82,40 +84,38 @@ def simulate_failures(
 ) -> Outcome:
     """Draw runs of `segments` stretches of `interval` seconds with a checkpoint after each.
 
+    Where failures are rare, runs are drawn many times as long, and what they cost is divided: what one costs
+    does not depend on the length.
+
     Args:
         pause: seconds that training stands still for a checkpoint.
-        write: seconds, from the end of the pause on, until it exists: a failure before that goes back to the
-            checkpoint before it.
+        write: seconds, from the end of the pause on, until it exists, at most a stretch: a failure before
+            that goes back to the checkpoint before it.
     """
     length = interval + pause
     if math.isinf(failures.mtbf):
         seconds = segments * length
         return Outcome(seconds, seconds, 0.0, 0.0)
-    random = np.random.default_rng([seed, segments])
-    done, held, count = np.zeros(draws, int), np.zeros(draws), np.zeros(draws)
-    # Seconds of the current stretch after which the checkpoint at its beginning exists.
-    safe_after = np.zeros(draws)
-    restarting = np.zeros(draws, bool)
-    running = np.arange(draws)
+    longer = max(1, math.ceil(ENOUGH * failures.mtbf / (segments * length)))
+    random = np.random.default_rng(seed)
+    left, held, count = np.full(draws, segments * longer), np.zeros(draws), np.zeros(draws)
+    running, restart = np.arange(draws), 0.0
     while running.size:
         # Without memory, what is left until the next failure may be drawn anew at any time.
         until = random.exponential(failures.mtbf, running.size)
-        wanted = np.where(restarting[running], failures.restart, 0.0) + length
-        finished = until >= wanted
+        wanted = restart + left[running] * length
         held[running] += np.minimum(until, wanted)
-        lucky, unlucky = running[finished], running[~finished]
-        into = until[~finished] - np.where(restarting[unlucky], failures.restart, 0.0)
-        lost = (into < safe_after[unlucky]) & (safe_after[unlucky] > 0)
-        done[lucky] += 1
-        safe_after[lucky], restarting[lucky] = write, False
-        count[unlucky] += 1
-        done[unlucky] -= lost
-        safe_after[unlucky], restarting[unlucky] = 0.0, True
-        running = running[done[running] < segments]
+        running, until = running[until < wanted], until[until < wanted]
+        count[running] += 1
+        done, into = np.divmod(np.maximum(0.0, until - restart), length)
+        # The last checkpoint may be on its way yet; the one from which the run started again is there.
+        done -= (done > 0) & (into < write)
+        left[running] -= done.astype(left.dtype)
+        restart = failures.restart
     total = held + count * failures.requeue
     return Outcome(
-        float(total.mean()),
-        float(held.mean()),
-        float(count.mean()),
-        float(total.std() / math.sqrt(draws)),
+        float(total.mean()) / longer,
+        float(held.mean()) / longer,
+        float(count.mean()) / longer,
+        float(total.std() / math.sqrt(draws)) / longer,
     )

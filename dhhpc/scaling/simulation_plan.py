@@ -220,18 +220,18 @@ def meetings_of(method: Method, network: Network, ranks: int, machine: Machine) 
 
 
 def two_levels(
-    method: TwoLevel, vectors: Sequence[float], ranks: int, group: int, machine: Machine
+    method: TwoLevel, sizes: Sequence[float], ranks: int, group: int, machine: Machine
 ) -> Meetings:
     """Averagings of groups, then of their first ranks, which pass the mean on."""
     groups = -(-ranks // group)
-    near = sum(machine.sum_seconds(size, group) for size in vectors if size)
+    near = sum(machine.sum_seconds(size, group) for size in sizes if size)
     # The first ranks of groups: one of each node, or of each group where a node has several.
     nodes = min(groups, machine.nodes_of(ranks))
     leaders = machine.model_copy(update={"ranks_per_node": max(1, -(-groups // nodes))})
-    far = sum(leaders.sum_seconds(size, groups) for size in vectors if size)
+    far = sum(leaders.sum_seconds(size, groups) for size in sizes if size)
     passes = sum(
         math.ceil(math.log2(group)) * (machine.within.latency + size / machine.within.bandwidth)
-        for size in vectors
+        for size in sizes
         if size and group > 1
     )
     meeting = machine.sum_seconds(MEETING_BYTES, ranks)
@@ -241,7 +241,7 @@ def two_levels(
 
 
 def saving_of(experiment: Experiment, network: Network, ranks: int, machine: Machine) -> Saving:
-    """A checkpoint at the end of an epoch: shards of what all agree upon, and what each rank has of its own."""
+    """A checkpoint at an epoch's end: of what all agree upon, and of what each rank has of its own."""
     method, choice = experiment.parallel, experiment.checkpoint
     parameters = FLOAT * network.parameters
     model = parameters + FLOAT * network.statistics
