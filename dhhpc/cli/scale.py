@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhhpc.cli.allocation import allocate
+from dhhpc.cli.probe import probe
 from dhhpc.cli.simulation import simulate
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     scale.command("report")(write_report)
     scale.command("allocate")(allocate)
     scale.command("simulate")(simulate)
+    scale.command("probe")(probe)
     app.add_typer(scale, name="scale")
 
 

@@ -82,8 +82,8 @@ def told(forecaster: Forecaster, forecast: Forecast) -> list[str]:
         period, reached = last.period
         shorter = f"; shorter ones do not reach {forecast.target:g}" if period > 1 else ""
         lines.append(
-            f"a period of {period} (parallel: {{method: fixed, period: {period}}}) is {reached:.2f} efficient "
-            f"on {most}{shorter}"
+            f"a period of {period} (parallel: {{method: fixed, period: {period}}}) is {reached:.2f} "
+            f"efficient on {most}{shorter}"
         )
     if math.isinf(last.daly_seconds):
         return [*lines, "no failures are assumed, so no checkpoint pays; keep those that a time limit needs"]

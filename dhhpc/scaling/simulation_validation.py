@@ -15,6 +15,7 @@ from dhhpc.scaling.simulation_calibration import (
     calibrate,
     check_same_work,
     history_of,
+    threads_on_node,
 )
 from dhhpc.scaling.simulation_forecast import Forecaster
 from dhhpc.training.experiment import Experiment
@@ -65,7 +66,8 @@ def validate(
     """Calibrate on some runs and forecast the epochs of others, each with as many threads a rank.
 
     Args:
-        machine: the one that all of them ran on, as `dhhpc scale probe --machine` describes it.
+        machine: the one that all of them ran on, as `dhhpc scale probe --machine` describes it; each run
+            tells how many ranks it had on a node.
         cores: of a node, where records do not tell.
 
     Raises:
@@ -85,7 +87,12 @@ def validate(
         try:
             if threads not in calibrations:
                 calibrations[threads] = calibrate(fitted, cores, threads)
-            of_run = machine.model_copy(update={"cores_per_rank": threads})
+            placed = {
+                "nodes": max(machine.nodes, len(run.content["hosts"])),
+                "ranks_per_node": threads_on_node(run) // threads,
+                "cores_per_rank": threads,
+            }
+            of_run = machine.model_copy(update=placed)
             forecaster = Forecaster(calibrations[threads], of_run, experiment)
             ranks, epochs = run.content["ranks"], len(run.content["history"])
             draws = [modelled_seconds(forecaster, ranks, epochs, seed) for seed in range(SEEDS)]
