@@ -234,9 +234,11 @@ class Simulation:
         seed: int = 1,
         most_batches: int | None = None,
     ) -> None:
-        self.plan, self.pace, self.jitter, self.overlap = plan, pace, jitter, overlap
+        # Who waits for nobody takes the mean, by whatever it deviates.
+        self.jitter = jitter if plan.ranks > 1 else Jitter()
+        self.plan, self.pace, self.overlap = plan, pace, overlap
         self.random = np.random.default_rng([seed, plan.ranks])
-        self.factors = jitter.ranks(self.random, plan.ranks)
+        self.factors = self.jitter.ranks(self.random, plan.ranks)
         self.most_batches = most_batches
         self.history: list[dict[str, Any]] = []
         # A checkpoint on its way has so many seconds to go.

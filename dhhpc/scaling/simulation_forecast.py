@@ -24,6 +24,8 @@ from dhhpc.training.parallel import FixedPeriod, Periodic
 MOST_BATCHES = 200
 # Epochs that are simulated where all are alike, and where periods change.
 ALIKE_EPOCHS, CHANGING_EPOCHS = 3, 40
+# Among a few ranks it is luck how slow the slowest is: the mean of so many draws counts.
+FEW_RANKS, FEW_DRAWS = 64, 4
 LONGEST_PERIOD = 1024
 GOOD_EFFICIENCY = 0.8
 PARTS = ("compute", "communication", "wait", "data", "validation", "checkpoint", "other")
@@ -119,28 +121,23 @@ class Forecaster:
         network = self.calibration.network
         return plan(experiment or self.experiment, network, samples, images, ranks, self.machine)
 
-    def epochs(self, plan: Plan, most_batches: int = MOST_BATCHES) -> list[EpochTimes]:
-        """Some epochs of a run, of which the last waits for its checkpoint as in the middle of a run."""
-        changing = plan.first is not None or len({self.period(plan, epoch) for epoch in range(3)}) > 1
+    def epochs(self, plan: Plan) -> list[EpochTimes]:
+        """Some epochs of a run, each in its middle."""
+        planned = range(self.experiment.epochs)
+        periods = {plan.meetings_of(epoch).period.batches(epoch, []) for epoch in planned}
+        changing = len(periods) > 1 or plan.first is not None or needs_history(plan.meetings.period)
         count = min(self.experiment.epochs, CHANGING_EPOCHS if changing else ALIKE_EPOCHS)
-        simulation = Simulation(
-            plan,
-            self.calibration.pace_on(self.machine, plan.ranks),
-            self.calibration.jitter,
-            self.machine.overlap,
-            self.seed,
-            most_batches,
-        )
-        return [simulation.epoch() for _ in range(count)]
-
-    def period(self, plan: Plan, epoch: int) -> int:
-        """Of an epoch, where records of those before do not change it; a new one each time where they may."""
-        chosen = plan.meetings_of(epoch).period
-        return epoch if needs_history(chosen) else chosen.batches(epoch, [])
+        pace = self.calibration.pace_on(self.machine, plan.ranks)
+        most_batches = max(MOST_BATCHES, 2 * max(periods))
+        found = []
+        for draw in range(FEW_DRAWS if 1 < plan.ranks <= FEW_RANKS and not changing else 1):
+            jitter, overlap = self.calibration.jitter, self.machine.overlap
+            simulation = Simulation(plan, pace, jitter, overlap, self.seed + draw, most_batches)
+            found += [simulation.epoch() for _ in range(count)]
+        return found
 
     def epoch_seconds(self, plan: Plan) -> float:
-        longest = max(plan.meetings_of(epoch).period.batches(epoch, []) for epoch in range(3))
-        return fmean(epoch.seconds for epoch in self.epochs(plan, max(MOST_BATCHES, 2 * longest)))
+        return fmean(epoch.seconds for epoch in self.epochs(plan))
 
     def efficiency(self, alone: float, seconds: float, ranks: int) -> float:
         return alone / seconds if self.weak else alone / (ranks * seconds)
