@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhhpc.cli.allocation import allocate
+from dhhpc.cli.probe import probe
+from dhhpc.cli.simulation import simulate
 
 if TYPE_CHECKING:
     from dhhpc.scaling.fitted import Fit
@@ -15,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    scale = typer.Typer(
-        no_args_is_help=True, help="Measure how training scales, report it, and choose ranks."
-    )
+    scale = typer.Typer(no_args_is_help=True, help="Measure, report and forecast scaling, and choose ranks.")
     scale.command("run")(run)
     scale.command("report")(write_report)
     scale.command("allocate")(allocate)
+    scale.command("simulate")(simulate)
+    scale.command("probe")(probe)
     app.add_typer(scale, name="scale")
 
 

@@ -3,7 +3,7 @@
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.compressed_sum import CompressedSum
 from dhhpc.mpi.compression import BFloat16, Compression, Float16, TopK
-from dhhpc.mpi.cores import cores_per_rank, pin_to_cores, processor_name
+from dhhpc.mpi.cores import cores_here, cores_per_rank, pin_to_cores, processor_name
 from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.hierarchy import Hierarchy
@@ -31,6 +31,7 @@ __all__ = [
     "average",
     "check_world",
     "connect",
+    "cores_here",
     "cores_per_rank",
     "failed_alike",
     "failing_together",

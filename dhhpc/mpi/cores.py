@@ -26,11 +26,18 @@ def processor_name() -> str:
 def cores_per_rank(world: World) -> int:
     """The cores that the ranks of this machine may run on, divided by their number; at least 1.
 
-    A launcher may bind each rank to its own cores or let all run everywhere: the union of the affinity masks
-    on a machine over the number of its ranks is right for both. All ranks must call this.
+    All ranks must call this.
     """
-    masks = [mask for _, mask in masks_here(world)]
-    return max(1, len({core for mask in masks for core in mask}) // world.local_size)
+    return max(1, cores_here(world) // world.local_size)
+
+
+def cores_here(world: World) -> int:
+    """How many cores the ranks of this machine may run on. All ranks must call this.
+
+    A launcher may bind each rank to its own cores or let all run everywhere: the union of the affinity masks
+    on a machine is right for both.
+    """
+    return len({core for _, mask in masks_here(world) for core in mask})
 
 
 def pin_to_cores(world: World) -> set[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_error, write_json
-from dhhpc.mpi import World, processor_name
+from dhhpc.mpi import World, cores_here, processor_name
 
 RECORD, EVENTS, METRICS = "run.json", "events.jsonl", "metrics.json"
 # In the folder above the run folders of a series; see `dhhpc.training.series`.
@@ -34,7 +34,8 @@ class RunRecord:
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
             "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads (of rank 0),
-            threads_of_ranks, slurm_job_id, started, finished, kpis, history (a record of every epoch).
+            threads_of_ranks, cores (that the ranks of rank 0's machine may use), slurm_job_id, started,
+            finished, kpis, history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
@@ -165,6 +166,7 @@ def provenance(world: World, threads: int) -> dict[str, Any]:
         "ranks": world.size,
         "threads": threads,
         "threads_of_ranks": [count for _, _, count in processes],
+        "cores": cores_here(world),
         "hosts": sorted({host for host, _, _ in processes}),
         "processes": [f"{host}:{pid}" for host, pid, _ in processes],
         "launcher": world.launcher.name,
