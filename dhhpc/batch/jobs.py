@@ -129,6 +129,11 @@ def task_log(log: Path, task: str) -> Path:
     return log.with_name(f"{log.stem}-{task}{log.suffix}")
 
 
+def words_of_pbs(log: Path) -> Path:
+    """Where PBS leaves what it has to say of a job with that log, such as why it was killed."""
+    return log.with_suffix(".pbs")
+
+
 def state_folder() -> Path:
     """Where dhhpc keeps what it must remember for the user (XDG base directories, "state")."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, find_job, new_job_folder, records_folder
 from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers import scheduler_for
+from dhhpc.batch.schedulers.pbs import IDENTIFIER
 from dhhpc.batch.script import render_script
 from dhhpc.batch.site import Site
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 
 SCRIPT, LOG = "job.sh", "job.log"
+# The ids of jobs that others may have submitted.
+FOREIGN = {"slurm": re.compile(r"\d+"), "pbs": IDENTIFIER}
 
 
 def submit_job(request: JobRequest, site: Site) -> JobRecord:
@@ -25,11 +29,6 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
         DhhpcError: the site cannot hold the request, its scheduler is out of reach, or refuses.
     """
     request = fit_request(request, site)
-    if site.scheduler == "pbs":
-        raise DhhpcError(
-            f"--site {site.name}: dhhpc does not submit to PBS yet; print the script with --dry-run and "
-            f"give it to qsub"
-        )
     scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
     for parent in request.after:
@@ -76,8 +75,6 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
-    if site.scheduler == "pbs":
-        return script, ["qsub", str(folder / SCRIPT)]
     return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT, request.after)
 
 
@@ -92,7 +89,7 @@ def check_parent(identifier: str, site: Site) -> None:
     try:
         parent = find_job(identifier)
     except DhhpcError:
-        if site.scheduler == "slurm" and identifier.isdigit():
+        if site.scheduler in FOREIGN and FOREIGN[site.scheduler].fullmatch(identifier):
             return
         raise DhhpcError(
             f"--after {identifier}: no such job; `dhhpc jobs list` shows the known ones"
