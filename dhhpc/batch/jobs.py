@@ -187,11 +187,13 @@ def read_record(folder: Path) -> JobRecord:
 def find_job(identifier: str) -> JobRecord:
     """The newest job of that id: a new cluster may hand out ids anew.
 
+    Of an id of PBS, such as 12[].pbs01, the number is enough.
+
     Raises:
         DhhpcError: there is none.
     """
     for record in job_records():
-        if record.id == identifier:
+        if identifier in (record.id, record.id.split(".")[0].removesuffix("[]")):
             return record
     raise DhhpcError(
         f"{identifier}: no such job in {records_folder()}; `dhhpc jobs list` shows the known ones"

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, find_job, new_job_folder, records_folder
@@ -31,8 +32,7 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
     request = fit_request(request, site)
     scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
-    for parent in request.after:
-        check_parent(parent, site)
+    request = replace(request, after=tuple(check_parent(parent, site) for parent in request.after))
     if site.scheduler == "slurm":
         check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
@@ -78,8 +78,8 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT, request.after)
 
 
-def check_parent(identifier: str, site: Site) -> None:
-    """Refuse a job to wait for that is of another scheduler, or that will never complete.
+def check_parent(identifier: str, site: Site) -> str:
+    """The whole id of a job to wait for, which is not of another scheduler, nor will it never complete.
 
     A job that dhhpc did not submit is the scheduler's to know.
 
@@ -90,7 +90,7 @@ def check_parent(identifier: str, site: Site) -> None:
         parent = find_job(identifier)
     except DhhpcError:
         if site.scheduler in FOREIGN and FOREIGN[site.scheduler].fullmatch(identifier):
-            return
+            return identifier
         raise DhhpcError(
             f"--after {identifier}: no such job; `dhhpc jobs list` shows the known ones"
         ) from None
@@ -104,6 +104,7 @@ def check_parent(identifier: str, site: Site) -> None:
         raise DhhpcError(
             f"--after {identifier}: has ended ({status.state}); `dhhpc jobs why {identifier}` tells why"
         )
+    return parent.id
 
 
 def check_environment(request: JobRequest) -> None:

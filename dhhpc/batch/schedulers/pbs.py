@@ -43,8 +43,8 @@ ENDS = {
     -28: "TIMEOUT",
     -29: "TIMEOUT",
 }
-# The substate of a job that was deleted, and the exit status where SIGTERM ended its script.
-DELETED, TERMINATED = "91", 256 + 15
+# The substates of a job that was deleted and of one that succeeded; the exit status after SIGTERM.
+DELETED, SUCCEEDED, TERMINATED = "91", "92", 256 + 15
 # qstat says so of jobs that are no more, beside what it knows of others.
 FORGOTTEN = re.compile(r"Unknown Job Id|has finished|Job has been moved", re.IGNORECASE)
 NO_HISTORY = re.compile(r"job history", re.IGNORECASE)
@@ -139,7 +139,7 @@ def status_of(attributes: dict[str, str]) -> JobStatus:
     if letter in STATES:
         status = JobStatus(STATES[letter], reason=reason_of(attributes))
     elif letter in "FX":
-        status = status_at_end(None if code is None else int(code), attributes.get("substate") == DELETED)
+        status = status_at_end(None if code is None else int(code), attributes.get("substate", ""))
     else:
         return JobStatus("UNKNOWN")
     if status.state == "PENDING":
@@ -148,19 +148,19 @@ def status_of(attributes: dict[str, str]) -> JobStatus:
     return replace(status, restarts=max(0, runs - 1), nodes=",".join(dict.fromkeys(hosts)))
 
 
-def status_at_end(code: int | None, deleted: bool) -> JobStatus:
+def status_at_end(code: int | None, substate: str) -> JobStatus:
     """How a job has ended.
 
     Args:
         code: its exit status: its script's, 128 or 256 more than a signal's number, or PBS's own below 0;
-            None if it never ran.
-        deleted: whether it was deleted.
+            None if it never ran, and of some subjobs.
+        substate: PBS's own, as a number.
     """
     if code is None:
-        return JobStatus("CANCELLED")
+        return JobStatus("COMPLETED", 0) if substate == SUCCEEDED else JobStatus("CANCELLED")
     if code < 0:
         return JobStatus(ENDS.get(code, "FAILED"), reason=f"PBS {code}")
-    state = "CANCELLED" if deleted or code == TERMINATED else "FAILED" if code else "COMPLETED"
+    state = "CANCELLED" if substate == DELETED or code == TERMINATED else "FAILED" if code else "COMPLETED"
     return JobStatus(state, code - SIGNALLED if code > 256 else code)
 
 
