@@ -80,9 +80,10 @@ class JobStatus:
         state: in SLURM's words; UNKNOWN when its scheduler has forgotten it.
         exit_code: once it is over; 128 plus the number of the signal that ended it.
         tasks: of an array, where each task stands.
-        reason: why it is pending or how it ended, as one of SLURM's words.
+        reason: why it is pending or how it ended, as one of SLURM's words; of PBS its comment, or "PBS -3"
+            for an exit status of its own.
         restarts: how often it was queued again.
-        nodes: those it runs or ran on, as SLURM writes them.
+        nodes: those it runs or ran on, as its scheduler writes them.
         starts: while it is pending, when its scheduler expects it to start (ISO 8601, local time).
         dependency: what it waits for, as SLURM writes it.
 

@@ -70,8 +70,7 @@ def explain_comment(comment: str, job: str) -> tuple[str, str]:
     """
     for pattern, meaning, mend in COMMENTS:
         if re.search(pattern, comment):
-            told = f" ({comment.removeprefix('Not Running: ')})" if " " in comment else ""
-            return meaning + told, mend.format(job=job)
+            return meaning, mend.format(job=job)
     return f"PBS says: {comment}", "the site's documentation may tell more"
 
 

@@ -221,7 +221,10 @@ def test_a_pending_job_is_explained_and_cancelled(start, monkeypatch: pytest.Mon
     monkeypatch.setenv("PBS_STAND_IN_COMMENT", comment)
     job = start("true")
     assert wait_until(lambda: PBS.status(job).reason == comment, 60)
-    assert f"({comment.removeprefix('Not Running: ')})" in dhhpc("jobs", "why", job.id)
+    shown = dhhpc("jobs", "why", job.id)
+    assert shown.startswith(
+        f"job {job.id} job: PENDING ({comment})\n  it is pending: it waits until enough"
+    ), shown
     assert "PENDING" in dhhpc("jobs", "list")
     dhhpc("jobs", "cancel", job.id)
     assert PBS.wait(job, timeout=60) == JobStatus("CANCELLED")

@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, JobStatus, status_of_array
+from dhhpc.batch.schedulers.asking import ask_scheduler, refusal
 from dhhpc.batch.schedulers.base import Scheduler
-from dhhpc.batch.schedulers.command import ask_scheduler, refusal
 from dhhpc.errors import DhhpcError
 
 SIGNALLED = 128

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dhhpc.batch.jobs import JobRecord, JobStatus, status_of_array
+from dhhpc.batch.schedulers.asking import ask_scheduler, refusal
 from dhhpc.batch.schedulers.base import Scheduler
-from dhhpc.batch.schedulers.command import ask_scheduler, refusal
 from dhhpc.batch.virtual_cluster import find_cluster
 from dhhpc.errors import DhhpcError
 
