@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dhhpc.batch.virtual_cluster import VirtualCluster, missing_programs
+from dhhpc.batch.virtual_cluster import VirtualCluster, accounting, missing_programs
 from tests import synthetic
 
 GUARDED = ("mpi", "slurm", "shellcheck", "real_data")
@@ -50,19 +50,21 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def running_cluster() -> Iterator[VirtualCluster]:
-    """One real SLURM of four nodes for the whole session, without accounting."""
+    """One real SLURM of four nodes for the whole session, with accounting where that is installed."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no {', '.join(missing)} on this machine: install slurm-wlm and munge")
-    with VirtualCluster() as cluster:
+    with VirtualCluster(accounting=not accounting.missing_programs()) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def cluster(running_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> VirtualCluster:
-    """The session's SLURM, with this test's environment set to it."""
+def cluster(running_cluster: VirtualCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualCluster]:
+    """The session's SLURM, with this test's environment set to it; no job of the test outlives it."""
     for name in [name for name in os.environ if name not in running_cluster.command_environment()]:
         monkeypatch.delenv(name)
     for name, value in running_cluster.command_environment().items():
         monkeypatch.setenv(name, value)
-    return running_cluster
+    yield running_cluster
+    if running_cluster.run("squeue", "--noheader").strip():
+        running_cluster.end_jobs()

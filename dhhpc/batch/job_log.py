@@ -1,7 +1,7 @@
 """What the end of a log tells: the last error, the rank that it is of, and who ended the job.
 
-Known are the words of dhhpc's ranks, of Python's tracebacks, of srun and slurmstepd, and of the mpiexec of
-MPICH and Open MPI.
+Known are the words of dhhpc's ranks, of Python's tracebacks, of srun and slurmstepd, of pbs_mom, and of the
+mpiexec of MPICH and Open MPI.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from dhhpc.batch.jobs import words_of_pbs
 
 # What is read of a log's end, in bytes.
 END_BYTES = 1 << 18
@@ -29,6 +31,11 @@ MEMORY = re.compile(
     re.IGNORECASE,
 )
 MEMORY_LIMIT = re.compile(r"exceeded memory limit \((?P<taken>\d+) > (?P<limit>\d+)\)")
+# pbs_mom tells why it has killed a job.
+KILLED_BY_PBS = re.compile(r"^=>> PBS: job killed: (?P<what>\w+) .*exceeded limit")
+LIMITS_OF_PBS = {"walltime": "time limit", "cput": "time limit", "mem": "memory", "vmem": "memory"}
+# What a job's script says when SLURM has told it so.
+PREEMPTED = "job: a job of higher priority takes its nodes"
 RANK_LOST = re.compile(r"^dhhpc: .*; all ranks end, go on with --resume")
 
 # "rank 1 on node2: message" is the rank's own word, "rank 1 on node2 (pid 7) has died" that of another.
@@ -47,7 +54,9 @@ ERROR = re.compile(
 )
 # Ranks that are ended because another one failed.
 CONSEQUENCE = re.compile(r"Terminated|Killed|SIGCONT|SIGTERM")
-LAUNCHER = re.compile(r"^(?:srun|slurmstepd\S*): |^=|^YOUR APPLICATION|^This typically|^Please see the FAQ")
+LAUNCHER = re.compile(
+    r"^Terminated$|^(?:srun|slurmstepd\S*): |^=|^YOUR APPLICATION|^This typically|^Please see the FAQ"
+)
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,18 @@ class LastWords:
 
 
 def read_last_words(log: Path) -> LastWords | None:
-    """The last words of a job's last attempt; None when nothing is written yet."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return None
+    """The last words of a job's last attempt, then what PBS says of it; None when nothing is written."""
+    text = "\n".join(end_of(path) for path in (log, words_of_pbs(log)))
     return last_words(text) if text.strip() else None
+
+
+def end_of(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def last_words(text: str) -> LastWords:
@@ -123,6 +136,10 @@ def cause_of_end(lines: list[str], words: LastWords) -> LastWords:
                 words = replace(words, line=line)
         if RANK_LOST.match(line):
             cause = "rank lost"
+        if line == PREEMPTED:
+            cause = "preemption"
+        if killed := KILLED_BY_PBS.match(line):
+            cause = LIMITS_OF_PBS.get(killed["what"], cause)
     return replace(words, cause=cause, node=node, memory=memory)
 
 

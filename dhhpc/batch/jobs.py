@@ -80,9 +80,10 @@ class JobStatus:
         state: in SLURM's words; UNKNOWN when its scheduler has forgotten it.
         exit_code: once it is over; 128 plus the number of the signal that ended it.
         tasks: of an array, where each task stands.
-        reason: why it is pending or how it ended, as one of SLURM's words.
+        reason: why it is pending or how it ended, as one of SLURM's words; of PBS its comment, or "PBS -3"
+            for an exit status of its own.
         restarts: how often it was queued again.
-        nodes: those it runs or ran on, as SLURM writes them.
+        nodes: those it runs or ran on, as its scheduler writes them.
         starts: while it is pending, when its scheduler expects it to start (ISO 8601, local time).
         dependency: what it waits for, as SLURM writes it.
 
@@ -127,6 +128,11 @@ def status_of_array(tasks: Sequence[JobStatus]) -> JobStatus:
 def task_log(log: Path, task: str) -> Path:
     """The log of one task of an array: job-3.log for job.log."""
     return log.with_name(f"{log.stem}-{task}{log.suffix}")
+
+
+def words_of_pbs(log: Path) -> Path:
+    """Where PBS leaves what it has to say of a job with that log, such as why it was killed."""
+    return log.with_suffix(".pbs")
 
 
 def state_folder() -> Path:
@@ -182,11 +188,13 @@ def read_record(folder: Path) -> JobRecord:
 def find_job(identifier: str) -> JobRecord:
     """The newest job of that id: a new cluster may hand out ids anew.
 
+    Of an id of PBS, such as 12[].pbs01, the number is enough.
+
     Raises:
         DhhpcError: there is none.
     """
     for record in job_records():
-        if record.id == identifier:
+        if identifier in (record.id, record.id.split(".")[0].removesuffix("[]")):
             return record
     raise DhhpcError(
         f"{identifier}: no such job in {records_folder()}; `dhhpc jobs list` shows the known ones"

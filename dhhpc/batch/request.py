@@ -12,7 +12,6 @@ from dhhpc.errors import DhhpcError
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_NAME = 100
-PBS_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class JobRequest:
         task_option: the option that tells the command its part, numbered from 0.
         kind: which template of `jobs` makes its script: "train", "preprocess", "evaluate", "scale" or
             "command", which is one process.
-        requeues: how often a job that was stopped with work left is queued again (SLURM).
+        requeues: how often a job that was stopped with work left is queued again.
         after: ids of jobs that must have completed before.
     """
 
@@ -70,11 +69,6 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
         DhhpcError: the site cannot hold the request; names the option and the nearest valid choice.
     """
     check_name(request.name)
-    if site.scheduler == "pbs" and not PBS_NAME.fullmatch(request.name):
-        better = re.sub(r"[^A-Za-z0-9_.+-]+", "_", request.name)
-        raise DhhpcError(
-            f"--name {request.name!r}: PBS takes letters, digits and _ . + - alone; use --name {better}"
-        )
     if site.container is not None and re.search(r"[:,]", request.folder):
         raise DhhpcError(
             f"{request.folder}: cannot be shown inside the container of site {site.name}, for its : or ,; "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dhhpc.batch.duration import format_duration
-from dhhpc.batch.jobs import task_log
+from dhhpc.batch.jobs import task_log, words_of_pbs
 from dhhpc.batch.request import CONTROL_CHARACTER, JobRequest
 from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.errors import DhhpcError
@@ -26,8 +26,11 @@ RANKED = ("train", "preprocess", "evaluate")
 LEAD = 120
 # Beside the log.
 ENVIRONMENT = "environment.txt"
+# A line for each attempt of a job of PBS, which does not tell a script that it was queued again.
+ATTEMPTS = "attempts"
 HARMLESS_IN_DIRECTIVE = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 HARMLESS_IN_PBS_PATH = re.compile(r"/(?:[A-Za-z0-9_./@%+-]|\^array_index\^)+")
+UNFIT_IN_PBS_NAME = re.compile(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.+-]+")
 
 
 def render_script(request: JobRequest, site: Site, log: Path) -> str:
@@ -56,9 +59,11 @@ def render_script(request: JobRequest, site: Site, log: Path) -> str:
         array=is_array(request, site),
         index=array_index(site),
         part=last_words(request, site),
-        again=" ${SLURM_RESTART_COUNT:+--resume}" if resumes(request) else "",
+        resumes=resumes(request),
         log=log_file(request, site, log),
+        own_log=of_part(first_log(request, log), request, site),
         captured=str(log.with_name(ENVIRONMENT)),
+        attempts=of_part(log.with_name(ATTEMPTS), request, site),
     )
 
 
@@ -80,6 +85,7 @@ def template(kind: str) -> jinja2.Template:
     environment.filters["directive"] = quote_directive
     environment.filters["pattern"] = quote_file_pattern
     environment.filters["pbs_path"] = check_pbs_path
+    environment.filters["pbs_name"] = pbs_name
     return environment.get_template(f"{kind}.sh.j2")
 
 
@@ -107,9 +113,27 @@ def time_limit(seconds: int, site: Site) -> str:
 
 
 def log_file(request: JobRequest, site: Site, log: Path) -> Path:
-    """What the scheduler is told of the log: PBS puts each part's number where it finds ^array_index^."""
-    parts = site.scheduler == "pbs" and request.tasks is not None
-    return task_log(log, "^array_index^" if is_array(request, site) else "0") if parts else log
+    """Where the scheduler leaves the output. A job of PBS writes its log itself, and PBS what it has to say
+    elsewhere; it puts each part's number where it finds ^array_index^."""
+    if site.scheduler != "pbs":
+        return log
+    return words_of_pbs(
+        task_log(log, "^array_index^") if is_array(request, site) else first_log(request, log)
+    )
+
+
+def first_log(request: JobRequest, log: Path) -> Path:
+    """The log of a job, or of the only task of what PBS takes for no array."""
+    return log if request.tasks is None else task_log(log, "0")
+
+
+def of_part(path: Path, request: JobRequest, site: Site) -> str:
+    """The shell word for a file of each part of an array, named as `dhhpc.batch.jobs.task_log` does."""
+    if not is_array(request, site):
+        return quote_shell(str(path))
+    plain = path.with_name(path.name.removesuffix(f"-0{path.suffix}") + path.suffix)
+    stem, suffix = quote_shell(str(plain.with_suffix("")) + "-"), plain.suffix
+    return f'{stem}"${array_index(site)}"{suffix}'
 
 
 def is_array(request: JobRequest, site: Site) -> bool:
@@ -188,6 +212,11 @@ def quote_node_path(path: str) -> str:
         return quote_shell(path)
     rest = quote_shell(match["rest"]) if match["rest"] else ""
     return f'"${{{match["variable"]}:?is not set on this node}}"{rest}'
+
+
+def pbs_name(name: str) -> str:
+    """`name` as PBS takes one: of letters, digits and _ . + - that begins with a letter or digit."""
+    return UNFIT_IN_PBS_NAME.sub(lambda match: "_" if match.start() else "", name) or "job"
 
 
 def check_pbs_path(path: str | Path) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dhhpc.batch.schedulers.pbs import pbs_version
 from dhhpc.batch.site import NODE_PATH, Site
 from dhhpc.batch.slurm_check import check_slurm
 from dhhpc.findings import Finding, ask, fail, last_line, ok, warn
@@ -58,7 +59,8 @@ def check_pbs(site: Site) -> Iterator[Finding]:
     if code != 0:
         yield fail("scheduler", f"PBS does not answer: {last_line(said)}", "ask the machine's support")
         return
-    yield ok("scheduler", "PBS answers")
+    version = pbs_version()
+    yield ok("scheduler", f"PBS{f' {version}' if version else ''} answers")
     for queue in site.partitions:
         code, said = ask(["qstat", "-Q", queue.name])
         if code == 0:

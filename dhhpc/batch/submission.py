@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, find_job, new_job_folder, records_folder
 from dhhpc.batch.request import JobRequest, fit_request
 from dhhpc.batch.schedulers import scheduler_for
+from dhhpc.batch.schedulers.pbs import IDENTIFIER
 from dhhpc.batch.script import render_script
 from dhhpc.batch.site import Site
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 
 SCRIPT, LOG = "job.sh", "job.log"
+# The ids of jobs that others may have submitted.
+FOREIGN = {"slurm": re.compile(r"\d+"), "pbs": IDENTIFIER}
 
 
 def submit_job(request: JobRequest, site: Site) -> JobRecord:
@@ -25,15 +30,9 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
         DhhpcError: the site cannot hold the request, its scheduler is out of reach, or refuses.
     """
     request = fit_request(request, site)
-    if site.scheduler == "pbs":
-        raise DhhpcError(
-            f"--site {site.name}: dhhpc does not submit to PBS yet; print the script with --dry-run and "
-            f"give it to qsub"
-        )
     scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
-    for parent in request.after:
-        check_parent(parent, site)
+    request = replace(request, after=tuple(check_parent(parent, site) for parent in request.after))
     if site.scheduler == "slurm":
         check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
@@ -76,13 +75,11 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
-    if site.scheduler == "pbs":
-        return script, ["qsub", str(folder / SCRIPT)]
     return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT, request.after)
 
 
-def check_parent(identifier: str, site: Site) -> None:
-    """Refuse a job to wait for that is of another scheduler, or that will never complete.
+def check_parent(identifier: str, site: Site) -> str:
+    """The whole id of a job to wait for, which is not of another scheduler, nor will it never complete.
 
     A job that dhhpc did not submit is the scheduler's to know.
 
@@ -92,8 +89,8 @@ def check_parent(identifier: str, site: Site) -> None:
     try:
         parent = find_job(identifier)
     except DhhpcError:
-        if site.scheduler == "slurm" and identifier.isdigit():
-            return
+        if site.scheduler in FOREIGN and FOREIGN[site.scheduler].fullmatch(identifier):
+            return identifier
         raise DhhpcError(
             f"--after {identifier}: no such job; `dhhpc jobs list` shows the known ones"
         ) from None
@@ -107,6 +104,7 @@ def check_parent(identifier: str, site: Site) -> None:
         raise DhhpcError(
             f"--after {identifier}: has ended ({status.state}); `dhhpc jobs why {identifier}` tells why"
         )
+    return parent.id
 
 
 def check_environment(request: JobRequest) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from dhhpc.batch.job_log import LastWords, read_last_words
 from dhhpc.batch.jobs import JobRecord, JobStatus, job_records
+from dhhpc.batch.pbs_reasons import explain_code, explain_comment
 from dhhpc.batch.reasons import explain_reason
 from dhhpc.batch.schedulers import scheduler_for
 from dhhpc.errors import DhhpcError
@@ -55,6 +56,19 @@ MENDS = {
     "signal": "look at the end of the log",
     "exit code": "mend what the last error line names",
     "unknown": "look at the log",
+}
+# A job in what squeue tells of dependencies, "afterok:12_*(unfulfilled)"; of PBS it has a server, "12[].pbs".
+PARENT = r":(\d+(?:\[\])?(?:\.[\w.-]+)?)(?:_[\d*]+)?(?:\+\d+)?(?:\((\w+)\))?"
+# Where a job's script says what was asked for.
+OPTIONS = {
+    "slurm": {name: rf"^#SBATCH --{name}=(\S+)$" for name in ("time", "partition", "account", "array")},
+    "pbs": {
+        "time": r"^#PBS -l walltime=(\S+)$",
+        "partition": r"^#PBS -q (\S+)$",
+        "account": r"^#PBS -A (\S+)$",
+        "array": r"^#PBS -J (\S+)$",
+        "threads": r"^#PBS -l select=.*:ompthreads=(\d+)",
+    },
 }
 
 
@@ -158,7 +172,8 @@ def unfinished(
         where = f" on {status.nodes}" if status.nodes and task is None else ""
         summary = f"it is {status.state.lower()}{where}{again}"
         return replace(found, cause="running", summary=summary, next=f"dhhpc jobs logs {job.id} --follow")
-    meaning, mend = explain_reason(status.reason, name)
+    in_plain_words = explain_comment if job.scheduler == "pbs" else explain_reason
+    meaning, mend = in_plain_words(status.reason, name)
     waits_for = parents(status)
     if waits_for and status.reason.startswith("Dependency"):
         meaning = f"{meaning} ({', '.join(waits_for.values())})"
@@ -178,7 +193,7 @@ def parents(status: JobStatus) -> dict[str, str]:
     """The jobs that a job waits for, each in words."""
     names = {record.id: record.name for record in job_records()}
     found = {}
-    for identifier, how in re.findall(r":(\d+)(?:_[\d*]+)?(?:\+\d+)?(?:\((\w+)\))?", status.dependency):
+    for identifier, how in re.findall(PARENT, status.dependency):
         name = f" {names[identifier]}" if identifier in names else ""
         state = {"failed": "has not ended as it should", "unfulfilled": "is not over"}.get(how, "")
         found[identifier] = f"job {identifier}{name} {state}".rstrip()
@@ -191,8 +206,8 @@ def finished(
     cause = STATES.get(status.state) or cause_of_failure(status, words)
     if cause == "cancelled" and status.reason.startswith("Dependency"):
         cause = "parent"
-    if cause == "cancelled" and words.cause == "memory":
-        cause = "memory"
+    if cause == "cancelled" and words.cause in ("memory", "time limit"):
+        cause = words.cause
     who = scheduler_for(job.scheduler, job.site).canceller(job, task) if cause == "cancelled" else None
     found = replace(found, cause=cause)
     if cause in ("memory", "rank lost", "exit code", "signal", "stopped"):
@@ -257,7 +272,7 @@ def in_words(
     elif cause == "exit code":
         text = f"it failed with exit code {code}" + (f": {CODES[code]}" if code in CODES else "")
     else:
-        text = "it failed, and neither its scheduler nor its log tells why"
+        text = explain_code(found.reason) or "it failed, and neither its scheduler nor its log tells why"
     return text + after
 
 
@@ -290,12 +305,15 @@ def times(count: int) -> str:
 
 
 def option_of(job: JobRecord, name: str) -> str | None:
-    """The value of an #SBATCH option in the job's script."""
+    """The value of an option in the directives of the job's script."""
+    pattern = OPTIONS.get(job.scheduler, {}).get(name)
+    if pattern is None:
+        return None
     try:
         text = job.script.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    match = re.search(rf"^#SBATCH --{name}=(\S+)$", text, re.MULTILINE)
+    match = re.search(pattern, text, re.MULTILINE)
     return match[1] if match else None
 
 
@@ -310,6 +328,7 @@ def submit_again(job: JobRecord) -> str:
         "ranks-per-node": job.ranks // job.nodes if job.ranks > job.nodes else None,
         "partition": option_of(job, "partition"),
         "account": option_of(job, "account"),
+        "threads": option_of(job, "threads"),
         "time": option_of(job, "time"),
         "at-once": array[2],
     }

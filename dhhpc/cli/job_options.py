@@ -55,7 +55,7 @@ class JobOptions:
     ] = None
     requeue: Annotated[
         int,
-        typer.Option(help="How often SLURM may queue it again when it was stopped with work left."),
+        typer.Option(help="How often it may be queued again when it was stopped with work left."),
     ] = 3
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the job script and the command; submit nothing.")

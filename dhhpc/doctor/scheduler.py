@@ -1,24 +1,26 @@
-"""SLURM: whether it is there, answers, and starts ranks of the MPI at hand."""
+"""SLURM: whether it is there, answers, and starts ranks of the MPI at hand; else whether a PBS answers."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 
+from dhhpc.batch.schedulers.pbs import pbs_version
 from dhhpc.findings import Finding, ask, fail, last_line, ok, warn
 
 
 def slurm(library: str | None) -> Iterator[Finding]:
-    """Findings about SLURM.
+    """Findings about SLURM, or about PBS where that is in its place.
 
     Args:
         library: how the MPI calls itself, if that is known.
     """
     if shutil.which("sbatch") is None:
-        pbs = shutil.which("qsub")
-        other = f"; {pbs} is there: dhhpc prints scripts for PBS (`--dry-run`)" if pbs else ""
+        if shutil.which("qsub") is not None:
+            yield pbs()
+            return
         mend = "jobs run here with --site local; for a cluster log in to it, or `module load slurm`"
-        yield Finding("ok" if not pbs else "warn", "SLURM", f"no sbatch on PATH{other}", mend)
+        yield Finding("ok", "SLURM", "no sbatch on PATH", mend)
         return
     code, text = ask(["sinfo", "--noheader", "--format=%P %a %D"])
     if code != 0:
@@ -31,6 +33,16 @@ def slurm(library: str | None) -> Iterator[Finding]:
     text = f"{last_line(version)}; partitions: {names or 'none is up'}"
     yield Finding("ok" if up else "warn", "SLURM", text, "" if up else "wait, or ask the machine's support")
     yield mpi_types(library)
+
+
+def pbs() -> Finding:
+    """Whether the PBS of this machine answers, and which it is."""
+    code, text = ask(["qstat", "-B"])
+    if code != 0:
+        return fail("PBS", f"its server does not answer: {last_line(text)}", "ask the machine's support")
+    known = f"PBS {pbs_version() or 'of unknown version'} answers"
+    mend = "compare its first jobs with what `qstat -xf` says: dhhpc has been tried without a real PBS only"
+    return warn("PBS", known, mend)
 
 
 def mpi_types(library: str | None) -> Finding:

@@ -99,28 +99,35 @@ def test_a_series_in_the_background(experiment: Path, home: Path) -> None:
 
 @pytest.mark.slurm
 def test_a_series_is_one_array_with_a_summary_at_its_end(
-    experiment: Path, cluster: VirtualCluster, tmp_path: Path
+    experiment: Path, cluster: VirtualCluster, accounts, tmp_path: Path
 ) -> None:
-    options = ("--site", "virtual-cluster", "--nodes", 2, "--time", 5, "--seeds", 2)
-    job = submitted(experiment, *options, "--at-once", 1)
-    assert job.tasks == 2
+    options = ("--site", "virtual-cluster", "--nodes", 1, "--time", 5, "--seeds", 5)
+    job = submitted(experiment, *options, "--at-once", 2)
+    assert job.tasks == 5
     assert "holds an earlier series" in dhhpc("submit", "train", experiment, *options, code=1)
     status = SLURM.wait(job, timeout=120)
-    assert status == JobStatus("COMPLETED", 0, (JobStatus("COMPLETED", 0),) * 2), logs_of(job)
+    assert status == JobStatus("COMPLETED", 0, (JobStatus("COMPLETED", 0),) * 5), logs_of(job)
     found = summary(experiment)
     assert found["missing"] == []
-    assert [row["ranks"] for row in found["members"]] == [2, 2]
-    assert set(found["metrics"]["validation"]["dice"]["values"]) == {"seed-3", "seed-4"}
+    assert [row["ranks"] for row in found["members"]] == [1] * 5
+    assert set(found["metrics"]["validation"]["dice"]["values"]) == {f"seed-{seed}" for seed in range(3, 8)}
+    rows = accounts([job.id], "State,Start,End", 5)
+    assert sorted(rows) == [f"{job.id}_{task}" for task in range(5)]
+    assert {state for state, _, _ in rows.values()} == {"COMPLETED"}
+    # Two ran at the same time, and never more.
+    beginnings = [start for _, start, _ in rows.values()]
+    running = [sum(start <= now < end for _, start, end in rows.values()) for now in beginnings]
+    assert max(running) == 2, rows
     for task, path in enumerate(job.logs):
         assert f"training into {tmp_path}/run/seed-{3 + task}" in path.read_text()
     (row,) = json.loads(dhhpc("jobs", "list", "--json"))
-    assert [task["state"] for task in row["tasks"]] == ["COMPLETED"] * 2
-    assert "(2 COMPLETED)" in dhhpc("jobs", "list")
+    assert [task["state"] for task in row["tasks"]] == ["COMPLETED"] * 5
+    assert "(5 COMPLETED)" in dhhpc("jobs", "list")
     everything = dhhpc("jobs", "logs", job.id)
     headings = [line for line in everything.splitlines() if line.startswith("==")]
-    assert headings == ["== task 0", "== task 1"]
+    assert headings == [f"== task {task}" for task in range(5)]
     assert dhhpc("jobs", "logs", job.id, "--task", 1) == job.logs[1].read_text()
-    assert "has the tasks 0 to 1" in dhhpc("jobs", "logs", job.id, "--task", 2, code=1)
+    assert "has the tasks 0 to 4" in dhhpc("jobs", "logs", job.id, "--task", 5, code=1)
 
 
 @pytest.mark.slurm

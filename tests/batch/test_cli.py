@@ -89,10 +89,9 @@ def test_a_local_job_from_submit_to_logs(tmp_path: Path, experiment: Path) -> No
             ["--site", "marenostrum5-gpp", "--time", "5", "--account", "a"],
             "--qos: is missing, and site maren",
         ),
-        (["--site", "pbs-pro", "--time", "5", "--threads", "2"], "--name 'my lungs': PBS .* --name my_lungs"),
         (
-            ["--site", "pbs-pro", "--time", "5", "--threads", "2", "--name", "lungs"],
-            "--site pbs-pro: dhhpc does not submit to PBS yet; print the script with --dry-run",
+            ["--site", "pbs-pro", "--time", "5", "--threads", "2"],
+            r"this machine has no PBS \(no qsub on PATH\); log in to the cluster, or use --site local",
         ),
         (["--site", "slurm-mpich", "--time", "5"], "--threads: is missing, .* --set node.cores=N"),
         (["--site", "nowhere"], "--site nowhere: no such site; known sites: .*, local, "),

@@ -36,11 +36,7 @@ def test_a_function_runs_on_every_rank_of_a_job(
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     job = submit(where, word="there", site="virtual-cluster", time="5", nodes=2, threads=2, folder=tmp_path)
     results = job.results()
-    assert sorted(result[1] for result in results) in (
-        ["node1", "node2"],
-        ["node3", "node4"],
-        ["node2", "node3"],
-    )
+    assert len({node for _, node, _ in results}) == 2
     assert {(word, threads) for word, _, threads in results} == {("there", "2")}
 
 

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from dhhpc.batch import JobRecord, JobStatus, find_job, read_site, scheduler_for, submit_job
+from dhhpc.batch.processes import wait_until
 from dhhpc.batch.site import Site
 from dhhpc.batch.virtual_cluster import VirtualCluster
 from dhhpc.errors import DhhpcError
@@ -77,39 +79,51 @@ def test_a_local_job_that_waits_is_cancelled(start) -> None:
 @pytest.mark.slurm
 @pytest.mark.usefixtures("cluster")
 def test_jobs_of_slurm_keep_their_order(start, tmp_path: Path) -> None:
-    first = start(f"sleep 2; touch {tmp_path}/made", "slurm")
+    wait = f"until [[ -e {tmp_path}/go ]]; do sleep 0.1; done"
+    first = start(f"{wait}; touch {tmp_path}/made", "slurm")
     second = start(f"test -e {tmp_path}/made && exit 4", "slurm", after=(first.id,))
     third = start("echo started", "slurm", after=(second.id,))
+    assert wait_until(lambda: SLURM.status(second).reason == "Dependency", 30)
     assert SLURM.status(second).state == "PENDING"
+    (tmp_path / "go").touch()
     # One that fails takes with it all that wait for it, with the reason.
     assert SLURM.wait(third, timeout=60).state == "CANCELLED"
     assert SLURM.status(first).state == "COMPLETED"
     assert SLURM.status(second) == JobStatus("FAILED", 4)
+    assert not Path(third.log).exists()
     why = dhhpc("jobs", "why", third.id).stdout
-    assert second.id in why
+    assert f"cancelled since what it waited for did not end well; job {second.id} job" in why
+    assert f"dhhpc jobs why {second.id}\n" in why
 
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("cluster")
 def test_training_that_was_stopped_is_queued_again_by_its_script(start) -> None:
-    program = 'echo "$@"; [[ ${SLURM_RESTART_COUNT:-0} == 2 ]] || exit 75'
-    job = start(program, "slurm", kind="train", requeues=2, arguments=("train", "/e.yml"))
-    gives_up = start("exit 75", "slurm", kind="train", requeues=1, arguments=("train", "/e.yml"))
+    """A job that succeeds the second time, both tasks of an array that do, and a job that gives up."""
+    wish = {"kind": "train", "requeues": 1, "arguments": ("train", "/e.yml")}
+    program = 'echo "$@"; [[ ${SLURM_RESTART_COUNT:-0} == 1 ]] || exit 75'
+    job = start(program, "slurm", **wish)
+    # One of its tasks has the same number as the array, and must not queue all of them again.
+    array = start(program, "slurm", tasks=2, **wish)
+    gives_up = start("exit 75", "slurm", **wish)
     assert SLURM.wait(job, timeout=60) == JobStatus("COMPLETED", 0)
     lines = log_of(job).splitlines()
     assert [line for line in lines if "dhhpc train" in line] == [
         "-m dhhpc train /e.yml",
         "-m dhhpc train /e.yml --resume",
-        "-m dhhpc train /e.yml --resume",
     ]
-    assert "job: the ranks ended with exit code 75, queued again: 2 of 2" in lines
+    assert "job: the ranks ended with exit code 75, queued again: 1 of 1" in lines
     assert SLURM.wait(gives_up, timeout=60) == JobStatus("FAILED", 75)
     captured = (Path(job.log).parent / "environment.txt").read_text()
     assert f"SLURM_JOB_ID={job.id}\n" in captured
+    assert SLURM.wait(array, timeout=60) == JobStatus("COMPLETED", 0, (JobStatus("COMPLETED", 0),) * 2)
+    assert [task.restarts for task in SLURM.status(array).tasks] == [1, 1]
+    for log in array.logs:
+        assert log.read_text().count("dhhpc train") == 2
 
 
 @pytest.mark.slurm
-def test_the_quickstarts_chain_is_one_command(tmp_path: Path, cluster: VirtualCluster) -> None:
+def test_the_quickstarts_chain_is_one_command(tmp_path: Path, cluster: VirtualCluster, accounts) -> None:
     folder, settings = tmp_path / "quick start", Settings(patients=6, epochs=2)
     folder.mkdir()
     open_folder(folder, settings)
@@ -123,7 +137,11 @@ def test_the_quickstarts_chain_is_one_command(tmp_path: Path, cluster: VirtualCl
     assert [job["after"] for job in jobs] == [[], *([job["id"]] for job in jobs[:-1])]
     records = [find_job(job["id"]) for job in jobs]
     assert SLURM.wait(records[-1], timeout=240).state == "COMPLETED", [log_of(record) for record in records]
-    assert [SLURM.status(record).state for record in records] == ["COMPLETED"] * 4
+    ids = [record.id for record in records]
+    rows = accounts(ids, "State,NNodes,Start,End", 4)
+    assert [rows[job][:2] for job in ids] == [["COMPLETED", nodes] for nodes in ("2", "2", "2", "1")]
+    # Each began when the one before it was over.
+    assert all(rows[job][2] >= rows[before][3] for before, job in pairwise(ids))
     run = folder / "runs" / "quickstart"
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], record["ranks"]) == ("finished", 2)

@@ -81,12 +81,14 @@ trap : TERM
 srun --mpi=pmix /opt/python3/bin/python -m dhhpc train '/home/me/my data/experiment.yml' ${SLURM_RESTART_COUNT:+--resume} || code=$?
 # 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
 restarts=${SLURM_RESTART_COUNT:-0}
+job=$SLURM_JOB_ID
 # What a user has cancelled is not running any more, and stays so.
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T || true)
-if [[ ($code == 75 || $code == 137) && $state == RUNNING && $restarts -lt 3 ]]; then
+read -r state preempted < <(squeue --noheader --jobs="$job" --Format=State:20,PreemptTime:30) || true
+if [[ ${preempted:-N/A} != N/A ]]; then echo "job: a job of higher priority takes its nodes" >&2; fi
+if [[ ($code == 75 || $code == 137) && ${state:-} == RUNNING && $restarts -lt 3 ]]; then
     echo "job: the ranks ended with exit code $code, queued again: $((restarts + 1)) of 3" >&2
     # SLURM ends this script while it sleeps.
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    scontrol requeue "$job" && sleep 60
 fi
 exit "$code"
 """  # noqa: E501
@@ -151,19 +153,21 @@ def test_a_pbs_script(request_of) -> None:
         options=["-l filesystems=home:data"],
         python="/opt/python",
     )
-    wish = request_of(nodes=2, ranks_per_node=4, seconds=90000, account="p1", tasks=3, at_once=2)
+    wish = request_of(
+        nodes=2, ranks_per_node=4, seconds=90000, account="p1", tasks=3, at_once=2, name="- my: job"
+    )
     lines = render_script(fit_request(wish, site), site, Path("/a/job.log")).splitlines()
     assert lines[:12] == [
         "#!/bin/bash",
         "#PBS -S /bin/bash",
-        "#PBS -N job",
+        "#PBS -N my_job",
         "#PBS -q workq",
         "#PBS -A p1",
         "#PBS -l select=2:ncpus=64:mpiprocs=4:ompthreads=16:ngpus=4:mem=256512mb",
         "#PBS -l walltime=25:00:00",
         "#PBS -J 0-2%2",
         "#PBS -j oe",
-        "#PBS -o /a/job-^array_index^.log",
+        "#PBS -o /a/job-^array_index^.pbs",
         "#PBS -l filesystems=home:data",
         "#PBS -l place=excl",
     ]
@@ -174,9 +178,10 @@ def test_a_pbs_script(request_of) -> None:
     # PBS refuses arrays of a single part.
     single = render_script(fit_request(request_of(tasks=1), site), site, Path("/a/job.log"))
     assert "-J" not in single
-    assert "#PBS -o /a/job-0.log\n" in single
+    assert "#PBS -o /a/job-0.pbs\n" in single
+    assert "\nexec >> /a/job-0.log 2>&1\n" in single
     assert single.endswith("--member 0\n")
-    with pytest.raises(DhhpcError, match=r"/a b/job\.log: PBS takes a log's path of letters"):
+    with pytest.raises(DhhpcError, match=r"/a b/job\.pbs: PBS takes a log's path of letters"):
         render_script(fit_request(request_of(), site), site, Path("/a b/job.log"))
 
 

@@ -31,7 +31,11 @@ def test_the_sites_that_come_along() -> None:
     assert read_site("local").scheduler == "local"
     virtual = read_site("virtual-cluster")
     assert virtual.launcher == "srun --mpi=pmi2"
-    assert [(each.name, each.max_time) for each in virtual.partitions] == [("main", 3600), ("short", 60)]
+    assert [(each.name, each.max_time) for each in virtual.partitions] == [
+        ("main", 3600),
+        ("short", 60),
+        ("urgent", 3600),
+    ]
 
 
 def test_a_users_site_goes_before_one_that_comes_along(home: Path) -> None:

@@ -32,6 +32,7 @@ def request_for(site: Site, partition: Partition | None, **changes: object) -> J
         "account": "project1" if site.account == REQUIRED else None,
         "qos": "acc_debug" if site.qos == REQUIRED else None,
         "seconds": None if site.scheduler == "local" else 1200,
+        "requeues": 3,
         "threads": 4 if site.launcher and site.node is None and partition is None else None,
     }
     return JobRequest(**(values | changes))  # type: ignore[arg-type]

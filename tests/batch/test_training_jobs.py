@@ -1,4 +1,4 @@
-"""Training as batch jobs, from `dhhpc submit` to the run record, on two SLURM nodes and in the background."""
+"""Training as batch jobs, from `dhhpc submit` to the run record: on SLURM, on PBS, and in the background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import yaml
 
 from dhhpc.batch import JobRecord, find_job, scheduler_for
 from dhhpc.batch.jobs import JobStatus
+from dhhpc.batch.processes import wait_until
 from dhhpc.batch.virtual_cluster import VirtualCluster
 from dhhpc.data.shards import ShardIndex, record_of, write_index, writing_shard
 
 SIZE = 16
+DHHPC = [sys.executable, "-m", "dhhpc"]
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def experiment(tmp_path: Path) -> Path:
 
 def submit(experiment: Path, *options: str) -> JobRecord:
     """`dhhpc submit train` from another folder than the experiment's."""
-    command = [sys.executable, "-m", "dhhpc", "submit", "train", str(experiment), "--json", *options]
+    command = [*DHHPC, "submit", "train", str(experiment), "--json", *options]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return find_job(json.loads(done.stdout)["id"])
@@ -86,10 +88,8 @@ def cancel_and_resume(experiment: Path, *options: str) -> None:
     experiment.write_text(experiment.read_text().replace("epochs: 2", "epochs: 1000"))
     job = submit(experiment, *options)
     scheduler = scheduler_for(job.scheduler)
-    end = time.monotonic() + 120
-    while not list((experiment.parent / "run").glob("checkpoints/*")):
-        assert time.monotonic() < end, Path(job.log).read_text()
-        time.sleep(0.05)
+    written = (experiment.parent / "run").glob
+    assert wait_until(lambda: any(written("checkpoints/*")), 120), Path(job.log).read_text()
     scheduler.cancel(job)
     assert scheduler.wait(job, timeout=30).state == "CANCELLED"
     stopped = record_of_run(experiment)
@@ -103,24 +103,55 @@ def cancel_and_resume(experiment: Path, *options: str) -> None:
 
 
 @pytest.mark.slurm
-def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) -> None:
+def test_training_that_is_preempted_ends_as_it_would_have(
+    experiment: Path, cluster: VirtualCluster, tmp_path: Path
+) -> None:
+    """On two nodes, by `dhhpc submit`; undisturbed, by `sbatch jobs/train.sh`."""
+    experiment.write_text(experiment.read_text().replace("epochs: 2", "epochs: 100000"))
     job = submit(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
-    assert finish(job).exit_code == 0
-    nodes = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%N")
+    run_folder = tmp_path / "run"
+    assert wait_until(lambda: any(run_folder.glob("checkpoints/*.json")), 120), Path(job.log).read_text()
+    nodes = cluster.run("squeue", "--noheader", f"--jobs={job.id}", "--format=%N")
     assert re.fullmatch(r"node\[\d[-,]\d\]\n", nodes)
+    wait = f"until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+    everywhere = ("--partition=urgent", "--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=2")
+    urgent = cluster.run("sbatch", "--parsable", *everywhere, "--output=/dev/null", f"--wrap={wait}").strip()
+    slurm = scheduler_for("slurm")
+
+    def queued_again() -> bool:
+        status = slurm.status(job)
+        return (status.state, status.restarts) == ("PENDING", 1)
+
+    assert wait_until(queued_again, 60), Path(job.log).read_text()
+    assert wait_until(lambda: slurm.status(replace(job, id=urgent)).state == "RUNNING", 60)
+    stopped = record_of_run(experiment)
+    assert stopped["status"] == "stopped", Path(job.log).read_text()
+    why = subprocess.run([*DHHPC, "jobs", "why", job.id], capture_output=True, text=True, check=True).stdout
+    assert why.startswith(f"job {job.id} experiment: PENDING ("), why
+    assert "it has been queued again once, after preemption" in why
+    epochs = len(stopped["history"]) + 2
+    experiment.write_text(experiment.read_text().replace("epochs: 100000", f"epochs: {epochs}"))
+    (tmp_path / "go").touch()
+
+    assert finish(job).exit_code == 0
     run = record_of_run(experiment)
     assert (run["status"], run["ranks"], run["launcher"]) == ("finished", 2, "srun")
     assert run["slurm_job_id"] == job.id
-    assert len(run["history"]) == 2
-    assert (experiment.parent / "run" / "model.onnx").stat().st_size > 0
+    assert len(run["history"]) == epochs
+    assert (run_folder / "model.onnx").stat().st_size > 0
+    learned = parameters(run_folder)
     by_hand = train_by_hand(experiment, cluster)
-    assert by_hand.keys() == run.keys()
     assert (by_hand["status"], by_hand["ranks"], by_hand["launcher"]) == ("finished", 2, "srun")
-    changing = ("seconds", "samples_per_second", "ranks", "paces", "checkpoint_seconds")
+    undisturbed = parameters(run_folder)
+    assert learned.keys() == undisturbed.keys()
+    assert all(np.array_equal(learned[name], undisturbed[name]) for name in learned)
     for one, other in zip(run["history"], by_hand["history"], strict=True):
-        assert {key: one[key] for key in one if key not in changing} == {
-            key: other[key] for key in other if key not in changing
-        }
+        assert [one[key] for key in ("epoch", "loss")] == [other[key] for key in ("epoch", "loss")]
+
+
+def parameters(run: Path) -> dict[str, np.ndarray]:
+    with np.load(run / "model.npz") as arrays:
+        return dict(arrays)
 
 
 def train_by_hand(experiment: Path, cluster: VirtualCluster) -> dict[str, Any]:
@@ -144,11 +175,6 @@ def train_by_hand(experiment: Path, cluster: VirtualCluster) -> dict[str, Any]:
     return record_of_run(experiment)
 
 
-@pytest.mark.slurm
-def test_a_cancelled_slurm_job_resumes(experiment: Path, cluster: VirtualCluster) -> None:
-    cancel_and_resume(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
-
-
 def test_training_in_the_background(experiment: Path) -> None:
     job = submit(experiment, "--ranks-per-node", "1", "--time", "5")
     assert finish(job).exit_code == 0
@@ -158,3 +184,9 @@ def test_training_in_the_background(experiment: Path) -> None:
 
 def test_a_cancelled_background_job_of_two_ranks_resumes(experiment: Path) -> None:
     cancel_and_resume(experiment, "--ranks-per-node", "2")
+
+
+def test_a_cancelled_pbs_job_of_two_ranks_resumes(experiment: Path, pbs: Path) -> None:
+    """mpiexec starts the ranks, and qdel tells all of the job's processes at once."""
+    options = ("--site", "pbs-pro", "--ranks-per-node", "2", "--threads", "1", "--time", "5")
+    cancel_and_resume(experiment, *options)

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dhhpc.batch.jobs import JobRecord, JobStatus
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.batch.schedulers.local import LocalScheduler
+from dhhpc.batch.schedulers.pbs import PbsScheduler
 from dhhpc.batch.schedulers.slurm import SlurmScheduler
 from dhhpc.errors import DhhpcError
 
-SCHEDULERS: dict[str, type[Scheduler]] = {"local": LocalScheduler, "slurm": SlurmScheduler}
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    "local": LocalScheduler,
+    "slurm": SlurmScheduler,
+    "pbs": PbsScheduler,
+}
 
 
 def scheduler_for(name: str, site: str = "") -> Scheduler:
-    """The scheduler of that name ("local" or "slurm") at `site`, as job records give them."""
+    """The scheduler of that name ("local", "slurm" or "pbs") at `site`, as job records give them."""
     return SCHEDULERS[name](site)
 
 
@@ -33,4 +38,12 @@ def read_statuses(jobs: Sequence[JobRecord]) -> list[JobStatus]:
     return [found[position] for position in range(len(jobs))]
 
 
-__all__ = ["SCHEDULERS", "LocalScheduler", "Scheduler", "SlurmScheduler", "read_statuses", "scheduler_for"]
+__all__ = [
+    "SCHEDULERS",
+    "LocalScheduler",
+    "PbsScheduler",
+    "Scheduler",
+    "SlurmScheduler",
+    "read_statuses",
+    "scheduler_for",
+]

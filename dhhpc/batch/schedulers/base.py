@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 from dhhpc.batch.jobs import JobRecord, JobStatus
+from dhhpc.batch.processes import wait_until
 from dhhpc.errors import DhhpcError
 
 
@@ -68,9 +68,13 @@ class Scheduler(ABC):
         Raises:
             DhhpcError: it is not over in time.
         """
-        end = time.monotonic() + timeout
-        while not (status := self.status(job)).finished:
-            if time.monotonic() > end:
-                raise DhhpcError(f"job {job.id}: still {status.state} after {timeout:g} s; see {job.log}")
-            time.sleep(poll)
+        status = JobStatus("PENDING")
+
+        def over() -> bool:
+            nonlocal status
+            status = self.status(job)
+            return status.finished
+
+        if not wait_until(over, timeout, poll):
+            raise DhhpcError(f"job {job.id}: still {status.state} after {timeout:g} s; see {job.log}")
         return status

@@ -7,13 +7,13 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dhhpc.batch.jobs import JobRecord, JobStatus, status_of_array
+from dhhpc.batch.schedulers.asking import ask_scheduler, refusal
 from dhhpc.batch.schedulers.base import Scheduler
 from dhhpc.batch.virtual_cluster import find_cluster
 from dhhpc.errors import DhhpcError
@@ -67,25 +67,9 @@ class SlurmScheduler(Scheduler):
         Raises:
             DhhpcError: it is missing or fails; with the last line it said.
         """
-        try:
-            finished = subprocess.run(
-                command,
-                env=self.environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-        except FileNotFoundError:
-            raise DhhpcError(
-                f"{command[0]}: not found on PATH: this machine has no SLURM; log in to the cluster, or use "
-                f"--site local to run here"
-            ) from None
+        finished = ask_scheduler(command, "SLURM", self.environment())
         if finished.returncode != 0:
-            said = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
-            raise DhhpcError(
-                f"{command[0]}: {said[-1].removeprefix(f'{command[0]}: ').removeprefix('error: ')}"
-            )
+            raise refusal(command[0], finished)
         return finished.stdout
 
     def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:

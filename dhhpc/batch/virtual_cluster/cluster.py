@@ -38,7 +38,8 @@ def missing_programs() -> list[str]:
 class VirtualCluster:
     """A SLURM cluster of virtual nodes node1, node2, ... in one folder; a context manager.
 
-    Partitions: main (an hour at most) and short (a minute at most), as in `site-configs/virtual-cluster.yml`.
+    Partitions: main (an hour at most), short (a minute at most) and urgent, whose jobs take nodes from those
+    of the others, as in `site-configs/virtual-cluster.yml`.
     A job that takes more memory than it asked for is killed.
 
     Args:

@@ -46,6 +46,9 @@ JobAcctGatherParams=UsePss,OverMemoryKill
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 ReturnToService=2
+# Jobs of the partition urgent take nodes from others, which are told, have time to end, and are queued again.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 # A node that does not answer is down soon, and its jobs have failed or are queued again.
 SlurmdTimeout=10
 KillWait=2
@@ -56,8 +59,9 @@ NODE = """\
 NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory={memory}
 """
 PARTITIONS = """\
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
-PartitionName=short Nodes=ALL MaxTime=1 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=60 GraceTime=60 State=UP
+PartitionName=short Nodes=ALL MaxTime=1 GraceTime=60 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 """
 WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none

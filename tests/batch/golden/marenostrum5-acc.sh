@@ -38,4 +38,16 @@ code=0
 # SLURM signals the ranks by itself; this script outlives them, to see how they ended.
 trap : TERM
 srun /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID" ${SLURM_RESTART_COUNT:+--resume} || code=$?
+# 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
+restarts=${SLURM_RESTART_COUNT:-0}
+# One task of an array has the number of the array itself.
+job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+# What a user has cancelled is not running any more, and stays so.
+read -r state preempted < <(squeue --noheader --jobs="$job" --Format=State:20,PreemptTime:30) || true
+if [[ ${preempted:-N/A} != N/A ]]; then echo "job: a job of higher priority takes its nodes" >&2; fi
+if [[ ($code == 75 || $code == 137) && ${state:-} == RUNNING && $restarts -lt 3 ]]; then
+    echo "job: the ranks ended with exit code $code, queued again: $((restarts + 1)) of 3" >&2
+    # SLURM ends this script while it sleeps.
+    scontrol requeue "$job" && sleep 60
+fi
 exit "$code"
