@@ -104,7 +104,10 @@ def cancel_and_resume(experiment: Path, *options: str) -> None:
 
 @pytest.mark.slurm
 def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) -> None:
-    job = submit(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
+    """On a site whose nodes have a disk of their own, where the shards are read."""
+    (disk := experiment.parent / "disk of a node").mkdir()
+    options = ("--site", "virtual-cluster", "--nodes", "2", "--time", "5", "--set", f"node_local={disk}")
+    job = submit(experiment, *options)
     assert finish(job).exit_code == 0
     nodes = cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job.id}", "--format=%N")
     assert re.fullmatch(r"node\[\d[-,]\d\]\n", nodes)
@@ -113,7 +116,16 @@ def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) 
     assert run["slurm_job_id"] == job.id
     assert len(run["history"]) == 2
     assert (experiment.parent / "run" / "model.onnx").stat().st_size > 0
-    by_hand = train_by_hand(experiment, cluster)
+    size = (experiment.parent / "shards" / "training-00000.h5").stat().st_size
+    by_hand = train_by_hand(experiment, cluster, STAGE="NODE_DISK", NODE_DISK=str(disk))
+    for record in (run, by_hand):
+        assert record["experiment"]["data"]["shards"] == str(experiment.parent / "shards")
+        nodes_staged = record["staging"]["nodes"]
+        assert {Path(node["folder"]).parent for node in nodes_staged} == {disk}
+        assert {node["bytes"] for node in nodes_staged} == {size}
+        # The virtual nodes are one machine after all: what one has copied the other finds.
+        assert sum(node["copied"] for node in nodes_staged) == size
+    assert list(disk.iterdir()) == []
     assert by_hand.keys() == run.keys()
     assert (by_hand["status"], by_hand["ranks"], by_hand["launcher"]) == ("finished", 2, "srun")
     changing = ("seconds", "samples_per_second", "ranks", "paces", "checkpoint_seconds")
@@ -123,11 +135,11 @@ def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) 
         }
 
 
-def train_by_hand(experiment: Path, cluster: VirtualCluster) -> dict[str, Any]:
+def train_by_hand(experiment: Path, cluster: VirtualCluster, **more: str) -> dict[str, Any]:
     """What `sbatch jobs/train.sh` leaves of the same experiment."""
     shutil.rmtree(experiment.parent / "run")
     log = experiment.parent / "by-hand.log"
-    variables = {"EXPERIMENT": str(experiment), "DHHPC": str(Path(sys.executable).with_name("dhhpc"))}
+    variables = {"EXPERIMENT": str(experiment), "DHHPC": str(Path(sys.executable).with_name("dhhpc"))} | more
     options = [
         "--nodes=2",
         "--ntasks-per-node=1",
