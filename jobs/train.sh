@@ -22,6 +22,7 @@ read -ra launcher <<< "${LAUNCHER:-srun --mpi=pmi2}"
 if [[ ${STAGE:-/} != /* ]]; then
     STAGE=${!STAGE:?$STAGE is not set in this job}
 fi
+
 # As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS

@@ -99,7 +99,7 @@ def staged(
         world: all its ranks call this, with equal arguments but for `place`, of which the first rank of each
             node decides.
         tell: called on rank 0 with "staged" and "warning", as `train` does.
-        keep: nobody removes the copy.
+        keep: nobody removes the copy, once it is whole.
         stop: a request ends the copying; unless given, SIGTERM and SIGUSR1 end this process as ever, once it
             has removed the copy.
         ready: called on rank 0 before anything is copied.
@@ -113,10 +113,11 @@ def staged(
     levels = levels_of(world)
     group = levels.group
     copy: NodeCopy = group.broadcast_object(NodeCopy(Path(os.path.abspath(place)), index, world.host))
-    leads = group.rank == 0
+    leads, whole = group.rank == 0, False
     try:
         with removing_on_signals(copy, keep) if leads and stop is None else contextlib.nullcontext():
             nodes = copy_together(copy, shards, records, world, group, stop or StopRequest(), tell)
+            whole = True
             if world.rank == 0:
                 sums = {name: sum(node[name] for node in nodes) for name in ("bytes", "copied")}
                 seconds = max(node["seconds"] for node in nodes)
@@ -126,7 +127,7 @@ def staged(
     except BaseException:
         if leads:
             with contextlib.suppress(DhhpcError):  # what ended the run is the one to tell
-                copy.leave(keep)
+                copy.leave(keep and whole)
         raise
     left = attempt(lambda: copy.leave(keep)) if leads else None
     for line in filter(None, world.allgather_object(left)):

@@ -121,7 +121,7 @@ def test_training_on_two_slurm_nodes(experiment: Path, cluster: VirtualCluster) 
     for record in (run, by_hand):
         assert record["experiment"]["data"]["shards"] == str(experiment.parent / "shards")
         nodes_staged = record["staging"]["nodes"]
-        assert {Path(node["folder"]).parent for node in nodes_staged} == {disk}
+        assert [Path(node["folder"]).parent for node in nodes_staged] == [disk, disk]
         assert {node["bytes"] for node in nodes_staged} == {size}
         # The virtual nodes are one machine after all: what one has copied the other finds.
         assert sum(node["copied"] for node in nodes_staged) == size

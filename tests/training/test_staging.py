@@ -90,7 +90,7 @@ def test_a_failure_on_one_rank_ends_all_and_leaves_nothing(world, shared, shards
     splits = ("training", "validation")
 
     def stage(source=shards, place=disk):
-        with staged(source, splits, str(place), world, ignore):
+        with staged(source, splits, str(place), world, ignore, keep=True):
             raise AssertionError("staged after all")
 
     def by_rank_0(action) -> None:
