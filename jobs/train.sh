@@ -9,6 +9,8 @@
 # EXPERIMENT  the experiment file
 # DHHPC       the program, if it is not `dhhpc` on PATH
 # LAUNCHER    what starts the ranks: `srun --mpi=pmi2` (MPICH) unless given; for Open MPI `srun --mpi=pmix`
+# STAGE       a folder on a disk of each node's own, to which the shards are copied first: its path, or the name of a
+#             variable of the job that holds it (TMPDIR on many machines); without it they are read where they lie
 # REQUEUES    how often a job that was stopped with work left is queued again: 3 times unless given
 #
 # Two minutes before the limit (or when SLURM takes the nodes away) the ranks write a checkpoint and exit with 75.
@@ -16,6 +18,10 @@ set -euo pipefail
 : "${EXPERIMENT:?set it to the experiment file}"
 dhhpc=${DHHPC:-dhhpc}
 read -ra launcher <<< "${LAUNCHER:-srun --mpi=pmi2}"
+
+if [[ ${STAGE:-/} != /* ]]; then
+    STAGE=${!STAGE:?$STAGE is not set in this job}
+fi
 
 # As many threads a rank as the allocation has cores for it. srun does not take the number over from sbatch.
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
@@ -30,7 +36,7 @@ export DHHPC_EXPECTED_RANKS=${SLURM_NTASKS:-1}
 code=0
 # SLURM signals the ranks by itself; this script outlives them, to see how they ended.
 trap : TERM
-"${launcher[@]}" "$dhhpc" train "$EXPERIMENT" ${SLURM_RESTART_COUNT:+--resume} || code=$?
+"${launcher[@]}" "$dhhpc" train "$EXPERIMENT" ${STAGE:+--stage "$STAGE"} ${SLURM_RESTART_COUNT:+--resume} || code=$?
 # 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
 restarts=${SLURM_RESTART_COUNT:-0}
 # What a user has cancelled is not running any more, and stays so.

@@ -36,6 +36,8 @@ class JobRequest:
             "command", which is one process.
         requeues: how often a job that was stopped with work left is queued again.
         after: ids of jobs that must have completed before.
+        stage: whether the command copies the shards it reads to `node_local` of the site first (train and
+            evaluate); None where the site has that.
     """
 
     arguments: tuple[str, ...]
@@ -56,6 +58,7 @@ class JobRequest:
     kind: str = "train"
     requeues: int = 0
     after: tuple[str, ...] = ()
+    stage: bool | None = None
 
     @property
     def ranks(self) -> int:
@@ -83,6 +86,11 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
         raise DhhpcError(f"--at-once {request.at_once}: this is one job, no array; drop --at-once")
     if request.at_once is not None and request.at_once < 1:
         raise DhhpcError(f"--at-once {request.at_once}: must be at least 1")
+    if request.stage and site.node_local is None:
+        raise DhhpcError(
+            f"--stage: site {site.name} has no node_local, a folder on a disk of each node's own; drop "
+            f"--stage, or give one with --set node_local=FOLDER"
+        )
     if request.memory_gb is not None and request.memory_gb <= 0:
         raise DhhpcError(f"--memory {request.memory_gb:g}: must be above 0")
     if site.scheduler == "local":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The kinds of jobs whose command the launcher starts on every rank.
 RANKED = ("train", "preprocess", "evaluate")
+# Those that read shards, and copy them to a disk of each node first where there is one.
+STAGING = ("train", "evaluate")
 # How long before its time limit a job is told of it, in seconds, at most: time for a checkpoint.
 LEAD = 120
 # Beside the log.
@@ -152,12 +154,22 @@ def array_index(site: Site) -> str:
 
 
 def last_words(request: JobRequest, site: Site) -> str:
-    """What ends the command: the part of an array that this is, or the ranks that dhhpc starts itself."""
+    """What ends the command: where shards are copied to, the part of an array that this is, or the ranks that
+    dhhpc starts itself."""
+    # TMPDIR is node_local, see the template.
+    stage = ' --stage "$TMPDIR"' if stages(request, site) else ""
     if request.tasks is not None:
         number = f'"${array_index(site)}"' if is_array(request, site) else "0"
-        return f" {quote_shell(request.task_option)} {number}"
+        return f"{stage} {quote_shell(request.task_option)} {number}"
     starts_ranks = site.launcher is None and request.kind in RANKED
-    return f" --ranks {request.ranks}" if starts_ranks and request.ranks > 1 else ""
+    return stage + (f" --ranks {request.ranks}" if starts_ranks and request.ranks > 1 else "")
+
+
+def stages(request: JobRequest, site: Site) -> bool:
+    """Whether the script has the command copy its shards to the nodes; not where the user says where to."""
+    said = any(word == "--stage" or word.startswith("--stage=") for word in request.arguments)
+    wanted = request.stage is not False and request.kind in STAGING
+    return wanted and site.node_local is not None and not said
 
 
 def command_line(request: JobRequest, site: Site, arguments: Sequence[str]) -> str:
@@ -170,6 +182,8 @@ def command_line(request: JobRequest, site: Site, arguments: Sequence[str]) -> s
     words = [container.program, "exec", *([f"--{container.gpus}"] if container.gpus else [])]
     for folder in container.binds:
         words += ["--bind", quote_node_path(folder)]
+    if stages(request, site):
+        words += ["--bind", '"$TMPDIR"']
     folder = quote_shell(request.folder)
     words += ["--bind", folder, "--pwd", folder, quote_node_path(container.image), dhhpc]
     return " ".join(words)

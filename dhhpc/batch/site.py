@@ -212,7 +212,8 @@ class Site(Document):
             container.
         scratch: a folder on the file system that all nodes share. Unless there is node_local, temporary files
             go there (TMPDIR), and a job makes it if it is missing.
-        node_local: a folder on a disk of each node's own, which must exist. Temporary files go there.
+        node_local: a folder on a disk of each node's own, which must exist. Temporary files go there, and
+            copies of the shards that training and evaluation read.
     """
 
     name: PlainName

@@ -73,7 +73,7 @@ def chain(
     if document is not None and not document.is_file():
         raise DhhpcError(f"--preprocess {document}: no such file; check the path")
     run = run_folder(experiment)
-    name = training.name
+    name, stage = training.name, training.stage
     first = (
         [
             job.request(
@@ -86,7 +86,9 @@ def chain(
     return [
         *first,
         replace(training, name=f"{name}: train"),
-        job.request("evaluate", ["evaluate", str(run), "--split", "test"], name, name=f"{name}: evaluate"),
+        job.request(
+            "evaluate", ["evaluate", str(run), "--split", "test"], name, name=f"{name}: evaluate", stage=stage
+        ),
         job.request("command", ["runs", "report", str(run)], name, name=f"{name}: report", **ONE),
     ]
 

@@ -20,6 +20,13 @@ EVALUATE = "Example: dhhpc submit evaluate runs/lungs --site virtual-cluster --t
 SCALE = "Example: dhhpc submit scale study.yml --site virtual-cluster --nodes 2 --time 00:30:00"
 COMMAND = "Example: dhhpc submit command --site virtual-cluster --time 10 -- kernels build"
 
+Stage = Annotated[
+    bool | None,
+    typer.Option(
+        "--stage/--no-stage",
+        help="Copy the shards to the disk of each node first; done where the site has one (node_local).",
+    ),
+]
 More = Annotated[
     list[str] | None,
     typer.Argument(metavar="[-- OPTIONS]", help="After --: more options of the command that the job runs."),
@@ -65,6 +72,7 @@ def train(
             "--preprocess", help="With --pipeline: its first document; preprocess.yml beside EXPERIMENT."
         ),
     ] = None,
+    stage: Stage = None,
     *,
     job: JobOptions,
 ) -> None:
@@ -93,6 +101,7 @@ def train(
         experiment.stem,
         tasks=len(series.members) if series else None,
         at_once=at_once,
+        stage=stage,
     )
     if pipeline:
         from dhhpc.cli.pipeline import submit_pipeline
@@ -132,6 +141,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder; with --after it need not exist yet.")],
     more: More = None,
     split: Annotated[str, typer.Option(help="test, validation or training.")] = "test",
+    stage: Stage = None,
     *,
     job: JobOptions,
 ) -> None:
@@ -139,7 +149,7 @@ def evaluate(
     if not job.after:
         present(run / "run.json", "run", " (or give the job that trains it: --after JOB)")
     arguments = ["evaluate", str(run.absolute()), "--split", split, *(more or [])]
-    job.submit(job.request("evaluate", arguments, f"evaluate {run.name}"))
+    job.submit(job.request("evaluate", arguments, f"evaluate {run.name}", stage=stage))
 
 
 def scale(

@@ -47,6 +47,17 @@ def train(
     member: Annotated[
         int | None, typer.Option(help="Only this member of the series, from 0: a task of a job array.")
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Copy the shards to this folder first, on a disk of each node's own, and read them there.",
+        ),
+    ] = None,
+    keep_staged: Annotated[
+        bool,
+        typer.Option("--keep-staged", help="Leave those copies there until you delete them, for other runs."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record or the summary as JSON.")] = False,
 ) -> None:
     """Train a network.
@@ -59,6 +70,9 @@ def train(
 
     With --seeds or --folds (or both) it trains a series of members one after another, each in a run folder of
     its own below the experiment's, and ends with each metric's mean and deviation over the members.
+
+    With --stage the ranks of each node share the copying. Copies are checked against the shards' SHA-256, and
+    removed when training ends or stops, unless another job on the node reads them too.
 
     Example: dhhpc train experiment.yml --ranks 2 --set optimizer.learning_rate=0.01
 
@@ -77,6 +91,7 @@ def train(
     for key, value in (("output", output), ("epochs", epochs), ("threads", threads), ("trace", trace)):
         if value is not None:
             overrides.append(f"{key}={value}")
+    check_stage(stage, keep_staged)
     if member is not None and seeds is None and folds is None:
         raise DhhpcError(f"--member {member}: is one of a series; add its --seeds or --folds")
 
@@ -91,11 +106,26 @@ def train(
         work = read()
         check(work.members[0].experiment if isinstance(work, Series) else work, ranks, zoo.create)
         raise typer.Exit(launch(ranks, sys.argv[1:]))
-    train_here(read, resume, member, as_json)
+    train_here(read, resume, member, stage, keep_staged, as_json)
+
+
+def check_stage(stage: str | None, keep_staged: bool) -> None:
+    """Refuse options that say nothing, before any rank starts."""
+    from dhhpc.errors import DhhpcError
+
+    if stage is not None and not stage.strip():
+        raise DhhpcError("--stage: names no folder (is a variable empty?); give one, or leave it out")
+    if keep_staged and stage is None:
+        raise DhhpcError("--keep-staged: nothing is staged; give a folder with --stage")
 
 
 def train_here(
-    read: Callable[[], Experiment | Series], resume: bool, member: int | None, as_json: bool
+    read: Callable[[], Experiment | Series],
+    resume: bool,
+    member: int | None,
+    stage: str | None,
+    keep_staged: bool,
+    as_json: bool,
 ) -> None:
     """Train on the ranks that this process is one of, and print what came out."""
     import json
@@ -105,14 +135,21 @@ def train_here(
     from dhhpc.cli.training_progress import training_progress
     from dhhpc.errors import DhhpcError
     from dhhpc.mpi import connect, failing_together
-    from dhhpc.training import Series, shown_summary, train, train_series
+    from dhhpc.training import Series, shown_summary, staged_for_training, train, train_series
 
     world = connect()
     with failing_together(world):
         work = read()
+        first = work.members[0].experiment if isinstance(work, Series) else work
         if isinstance(work, Series):
-            with training_progress() as listen:
-                failed = train_series(work, world, zoo.create, resume, listen, member)
+            with (
+                training_progress() as listen,
+                staged_for_training(first, stage, world, zoo.create, True, listen, keep_staged) as (
+                    staging,
+                    stop,
+                ),
+            ):
+                failed = train_series(work, world, zoo.create, resume, listen, member, stop, staging)
             if world.rank == 0:
                 summary = shown_summary(work.folder)
                 print(json.dumps(summary, indent=2) if as_json else as_text(summary, work.folder), flush=True)
@@ -120,8 +157,14 @@ def train_here(
                 names = ", ".join(failed)
                 raise DhhpcError(f"{work.folder}: {names} failed, as told above; mended, go on with --resume")
             return
-        with training_progress() as listen:
-            record = train(work, world, zoo.create, resume, listen)
+        with (
+            training_progress() as listen,
+            staged_for_training(first, stage, world, zoo.create, resume, listen, keep_staged) as (
+                staging,
+                stop,
+            ),
+        ):
+            record = train(work, world, zoo.create, resume, listen, stop, staging)
     if world.rank == 0:
         if as_json:
             print(json.dumps(record.content | {"metrics": record.metrics()}, indent=2))

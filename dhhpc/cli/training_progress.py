@@ -57,6 +57,14 @@ def print_event(event: str, values: dict[str, Any], write: Callable[[str], None]
         where = f"from epoch {values['epoch'] + 1}" if begun else "from the start"
         ranks = f"{plural(values['ranks'], 'rank')} x {plural(values['threads'], 'thread')}"
         write(f"training into {values['folder']} {where}: {values['epochs']} epochs on {ranks}")
+    elif event == "staged":
+        nodes = f"on {plural(values['nodes'], 'node')}"
+        there = values["bytes"] - values["copied"]
+        kept = f", {there / 1e6:.1f} MB were there" if there else ""
+        write(
+            f"staged shards in {values['folder']}: copied {values['copied'] / 1e6:.1f} MB {nodes} in "
+            f"{values['seconds']:.1f} s{kept}"
+        )
     elif event == "epoch":
         write(epoch_line(values))
     elif event == "member":

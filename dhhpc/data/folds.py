@@ -47,14 +47,15 @@ class FoldedShards(ShardSet):
     Args:
         folder: holds `index.json` and the shards.
         fold: which part validates.
+        splits: see `ShardSet`; training and validation must be among them.
 
     Raises:
         DhhpcError: as `ShardSet`, or there are fewer groups than folds.
     """
 
-    def __init__(self, folder: Path | str, fold: Fold) -> None:
+    def __init__(self, folder: Path | str, fold: Fold, splits: Sequence[str] | None = None) -> None:
         # A view: everything that is stored is read, checked and kept by the whole set.
-        self.whole = ShardSet(folder)
+        self.whole = ShardSet(folder, splits=splits)
         self.folder, self.index, self.fold = self.whole.folder, self.whole.index, fold
         pool = [(split, index) for split in POOLED for index in range(self.whole.count(split))]
         groups = [group for split in POOLED for group in self.whole.groups(split)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,10 @@ class ShardIndex(Document):
     skipped: list[SkippedImage] = pydantic.Field(default_factory=list)
     ranks: int = 1
     seconds: float
+
+    def of(self, splits: Sequence[str] | None) -> list[ShardRecord]:
+        """The shards of some splits; of all for None."""
+        return [record for record in self.shards if splits is None or record.split in splits]
 
 
 def record_of(path: Path, split: str, samples: int) -> ShardRecord:

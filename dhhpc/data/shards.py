@@ -24,7 +24,16 @@ from dhhpc.files import sha256_of
 Array = np.ndarray[Any, Any]
 
 # The whole door to shards: what writes them comes from the modules beside this one.
-__all__ = ["INDEX_NAME", "ShardIndex", "ShardSet", "read_index", "record_of", "write_index", "writing_shard"]
+__all__ = [
+    "INDEX_NAME",
+    "ShardIndex",
+    "ShardSet",
+    "check_shard",
+    "read_index",
+    "record_of",
+    "write_index",
+    "writing_shard",
+]
 
 DEFAULT_CACHE_BYTES = 512 * 2**20
 OPEN_FILES = 64
@@ -53,6 +62,28 @@ def damaged(path: Path, error: Exception) -> DhhpcError:
     return DhhpcError(f"{path}: the shard is damaged ({reason}); delete it and run `dhhpc preprocess` again")
 
 
+def check_shard(folder: Path, record: ShardRecord, verify: bool = False) -> None:
+    """Compare a shard with what the index says of it.
+
+    Raises:
+        DhhpcError: it is missing, has another size, or (verify) another content.
+    """
+    path = folder / record.file
+    if not path.is_file():
+        raise DhhpcError(f"{path}: the shard is missing; run `dhhpc preprocess` again")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise DhhpcError(
+            f"{path}: holds {size} bytes where {INDEX_NAME} says {record.bytes}: the shard is damaged; "
+            f"delete it and run `dhhpc preprocess` again"
+        )
+    if verify and sha256_of(path) != record.sha256:
+        raise DhhpcError(
+            f"{path}: its SHA-256 is not the one in {INDEX_NAME}: the shard is damaged; delete it and "
+            f"run `dhhpc preprocess` again"
+        )
+
+
 class ShardSet:
     """Every sample of a folder of shards, numbered from 0 in each split.
 
@@ -63,18 +94,23 @@ class ShardSet:
         folder: holds `index.json` and the shards.
         cache_bytes: the memory, in bytes, that samples may take.
         verify: also compare every file with its SHA-256.
+        splits: those that are read, whose files must be there; all unless given.
 
     Raises:
         DhhpcError: a file is missing, has another size than the index says, or (verify) another content.
     """
 
     def __init__(
-        self, folder: Path | str, cache_bytes: int = DEFAULT_CACHE_BYTES, verify: bool = False
+        self,
+        folder: Path | str,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        verify: bool = False,
+        splits: Sequence[str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.index = read_index(self.folder)
-        for record in self.index.shards:
-            self._check(record, verify)
+        for record in self.index.of(splits):
+            check_shard(self.folder, record, verify)
         self._records = {
             split: [record for record in self.index.shards if record.split == split] for split in SPLITS
         }
@@ -208,22 +244,6 @@ class ShardSet:
     @property
     def _target_shape(self) -> tuple[int, ...]:
         return self.sample_shape[1:] if self.task == "segmentation" else (len(self.classes),)
-
-    def _check(self, record: ShardRecord, verify: bool) -> None:
-        path = self.folder / record.file
-        if not path.is_file():
-            raise DhhpcError(f"{path}: the shard is missing; run `dhhpc preprocess` again")
-        size = path.stat().st_size
-        if size != record.bytes:
-            raise DhhpcError(
-                f"{path}: holds {size} bytes where {INDEX_NAME} says {record.bytes}: the shard is damaged; "
-                f"delete it and run `dhhpc preprocess` again"
-            )
-        if verify and sha256_of(path) != record.sha256:
-            raise DhhpcError(
-                f"{path}: its SHA-256 is not the one in {INDEX_NAME}: the shard is damaged; delete it and "
-                f"run `dhhpc preprocess` again"
-            )
 
     def _plan_cache(self, budget: int) -> None:
         """Reserve memory (touched only as samples arrive) for each split that still fits into the budget."""

@@ -11,6 +11,7 @@ from dhhpc.training.running import train
 from dhhpc.training.series import Series, holds_series, read_series
 from dhhpc.training.series_summary import series_folders, shown_summary, write_summary
 from dhhpc.training.series_training import train_series
+from dhhpc.training.staging import Staging, staged, staged_for_training
 from dhhpc.training.stopping import Stopped
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Predictor",
     "RunRecord",
     "Series",
+    "Staging",
     "Stopped",
     "check",
     "evaluate",
@@ -33,6 +35,8 @@ __all__ = [
     "read_series",
     "series_folders",
     "shown_summary",
+    "staged",
+    "staged_for_training",
     "train",
     "train_series",
     "use_threads",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.staged_copy import Staged
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_json
 from dhhpc.mpi import World
@@ -18,8 +19,11 @@ from dhhpc.training.series import Series
 ENSEMBLE = "ensemble.json"
 
 
-def load_ensemble(series: Series, create: CreateNetwork) -> tuple[Ensemble, ShardSet]:
-    """All members of a series, and the shards they were trained on, with the splits that these have.
+def load_ensemble(
+    series: Series, create: CreateNetwork, staged: Staged | None = None
+) -> tuple[Ensemble, ShardSet]:
+    """All members of a series, and the shards they were trained on (or their copy on this node), with the
+    splits that these have.
 
     Raises:
         DhhpcError: a member is not finished; or as `load_network`.
@@ -28,12 +32,17 @@ def load_ensemble(series: Series, create: CreateNetwork) -> tuple[Ensemble, Shar
         status = series.status(member)
         if status != "finished":
             raise DhhpcError(f"{member.folder}: is {status}, and an ensemble needs all members; --resume it")
-    models = [load_network(read_run(member.folder), create)[0] for member in series.members]
-    return Ensemble(models), series.experiment.data.open()
+    models = [load_network(read_run(member.folder), create, staged)[0] for member in series.members]
+    return Ensemble(models), series.experiment.data.open(staged)
 
 
 def evaluate_series(
-    series: Series, split: str, world: World, create: CreateNetwork, spatial: bool = False
+    series: Series,
+    split: str,
+    world: World,
+    create: CreateNetwork,
+    spatial: bool = False,
+    staged: Staged | None = None,
 ) -> None:
     """Evaluate each member and the ensemble; leaves the metrics with the members and in ensemble.json.
 
@@ -46,7 +55,7 @@ def evaluate_series(
             f"--split {split}: most folds were trained on these images; evaluate the test split (each fold's "
             f"own validation is shown by `dhhpc runs show {series.folder}`)"
         )
-    ensemble, shards = load_ensemble(series, create)
+    ensemble, shards = load_ensemble(series, create, staged)
     for member, model in zip(series.members, ensemble.models, strict=True):
         metrics = evaluate(model, shards, split, world, spatial)
         if world.rank == 0:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import yaml
 
-from dhhpc.data.folds import Fold, FoldedShards
+from dhhpc.data.folds import POOLED, Fold, FoldedShards
 from dhhpc.data.loader import Patch
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.staged_copy import Staged
 from dhhpc.documents import Document, known_keys, read_document
 from dhhpc.ecvl import Augmentation
 from dhhpc.errors import DhhpcError
@@ -39,13 +40,23 @@ class Data(Document):
     threads: pydantic.PositiveInt = 1
     fold: Fold | None = None
 
-    def open(self) -> ShardSet:
+    def open(self, staged: Staged | None = None) -> ShardSet:
         """The samples, their folds cut.
+
+        Args:
+            staged: a copy to read in place of `shards`, with what `stored_splits` tells.
 
         Raises:
             DhhpcError: see `ShardSet` and `FoldedShards`.
         """
-        return ShardSet(self.shards) if self.fold is None else FoldedShards(self.shards, self.fold)
+        folder, splits = (self.shards, None) if staged is None else (staged.folder, staged.splits)
+        if self.fold is None or not (splits is None or set(POOLED) <= set(splits)):
+            return ShardSet(folder, splits=splits)
+        return FoldedShards(folder, self.fold, splits)
+
+    def stored_splits(self, split: str) -> tuple[str, ...]:
+        """Which splits of the shards hold the samples of `split`."""
+        return POOLED if self.fold is not None and split in POOLED else (split,)
 
 
 class Network(pydantic.BaseModel):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.staged_copy import Staged
 from dhhpc.eddl import Model
 from dhhpc.eddl.spatial import SlabModel, decompose
 from dhhpc.errors import DhhpcError
@@ -72,8 +73,11 @@ def create_network(experiment: Experiment, shards: ShardSet, create: CreateNetwo
     return create(network.name, (channels, height, width), shards.target_channels, **network.options)
 
 
-def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Experiment, ShardSet]:
-    """The trained network of a finished run, its experiment, and the shards it was trained on.
+def load_network(
+    record: RunRecord, create: CreateNetwork, staged: Staged | None = None
+) -> tuple[Model, Experiment, ShardSet]:
+    """The trained network of a finished run, its experiment, and the shards it was trained on, or their copy
+    on this node.
 
     Raises:
         DhhpcError: the run is not finished, or its files or shards are missing or damaged.
@@ -81,7 +85,7 @@ def load_network(record: RunRecord, create: CreateNetwork) -> tuple[Model, Exper
     if not record.model.is_file():
         raise DhhpcError(f"{record.model}: no such file; finish the run with `dhhpc train ... --resume`")
     experiment = Experiment.model_validate(record.content["experiment"])
-    shards = experiment.data.open()
+    shards = experiment.data.open(staged)
     model = create_network(experiment, shards, create)
     model.build(losses=[experiment.loss], seed=None)
     model.load(record.model)

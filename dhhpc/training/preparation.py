@@ -8,6 +8,7 @@ import numpy as np
 
 from dhhpc.data.loader import Loader
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.staged_copy import Staged
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.training.averaging import Averaging
@@ -15,14 +16,16 @@ from dhhpc.training.experiment import Experiment
 from dhhpc.training.network import CreateNetwork, create_network
 
 
-def check(experiment: Experiment, ranks: int, create: CreateNetwork) -> ShardSet:
-    """Everything that can be checked before training; returns the shards.
+def check(
+    experiment: Experiment, ranks: int, create: CreateNetwork, staged: Staged | None = None
+) -> ShardSet:
+    """Everything that can be checked before training; returns the shards, or their copy on this node.
 
     Raises:
         DhhpcError: shards are missing or damaged, the network does not fit them or the method, there are
             fewer training samples than ranks, or the batch cannot be divided.
     """
-    shards = experiment.data.open()
+    shards = experiment.data.open(staged)
     count = shards.count("training") * (experiment.data.patch.per_image if experiment.data.patch else 1)
     dealt = experiment.parallel.dealt(ranks)
     if count < dealt:

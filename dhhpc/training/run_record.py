@@ -34,8 +34,9 @@ class RunRecord:
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
             "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads (of rank 0),
-            threads_of_ranks, cores (that the ranks of rank 0's machine may use), slurm_job_id, started,
-            finished, kpis, history (a record of every epoch).
+            threads_of_ranks, cores (that the ranks of rank 0's machine may use), slurm_job_id, staging (see
+            `Staging.document`; None where shards were read from where they lie), started, finished, kpis,
+            history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:

@@ -11,6 +11,7 @@ from dhhpc.training.experiment import Experiment
 from dhhpc.training.method import Method
 from dhhpc.training.network import CreateNetwork
 from dhhpc.training.run_record import RunRecord, record_lost
+from dhhpc.training.staging import Staging
 from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 from dhhpc.training.trainer import COMPILING, Listener, Trainer, ignore
 
@@ -22,6 +23,7 @@ def train(
     resume: bool = False,
     listen: Listener = ignore,
     stop: StopRequest | None = None,
+    staging: Staging | None = None,
 ) -> RunRecord:
     """Train, and leave the run folder with its record, checkpoints, metrics, model.npz and model.onnx.
 
@@ -34,6 +36,7 @@ def train(
         listen: called on rank 0 with the events "start", "warning", "batch", "epoch", "checkpoint", "stop",
             "end" and their values.
         stop: also hears of signals, and may have heard of one before this run began.
+        staging: the copies of the shards on the nodes, which are read instead.
 
     Raises:
         DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
@@ -48,7 +51,7 @@ def train(
         watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})),
         arranged(world, experiment.parallel),
     ):
-        trainer = Trainer(experiment, world, create, hear)
+        trainer = Trainer(experiment, world, create, hear, staging)
         with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
             trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
             return trainer.run(resume)

@@ -14,6 +14,7 @@ from dhhpc.training.preparation import check
 from dhhpc.training.running import train
 from dhhpc.training.series import Member, Series
 from dhhpc.training.series_summary import write_summary
+from dhhpc.training.staging import Staging
 from dhhpc.training.stopping import Stopped, StopRequest, stopping_on_signals
 from dhhpc.training.trainer import Listener, ignore
 
@@ -25,6 +26,8 @@ def train_series(
     resume: bool = False,
     listen: Listener = ignore,
     only: int | None = None,
+    stop: StopRequest | None = None,
+    staging: Staging | None = None,
 ) -> list[str]:
     """Train the members one after another, each on all ranks, into run folders of their own.
 
@@ -38,6 +41,8 @@ def train_series(
         create: `dhhpc.zoo.create`.
         listen: on rank 0, as for `train`, and with "member" and "failure".
         only: train this member alone, numbered from 0 as the tasks of a job array.
+        stop: also hears of signals, and may have heard of one before.
+        staging: the copies of the shards on the nodes, which are read instead.
 
     Returns:
         The names of the members that failed.
@@ -50,7 +55,7 @@ def train_series(
     if only is not None and not 0 <= only < len(members):
         raise DhhpcError(f"--member {only}: the series has the members 0 to {len(members) - 1}")
     listen = listen if world.rank == 0 else ignore
-    check(members[only or 0].experiment, world.size, create)
+    check(members[only or 0].experiment, world.size, create, staging)
     problem: str | None = None
     todo: list[int] = []
     if world.rank == 0:
@@ -63,7 +68,7 @@ def train_series(
     if problem:
         raise DhhpcError(problem)
     try:
-        return train_members(members, todo, world, create, listen)
+        return train_members(members, todo, world, create, listen, stop or StopRequest(), staging)
     finally:
         if world.rank == 0:
             with contextlib.suppress(DhhpcError):  # what ended the training is the one to tell
@@ -71,11 +76,16 @@ def train_series(
 
 
 def train_members(
-    members: Sequence[Member], todo: Sequence[int], world: World, create: CreateNetwork, listen: Listener
+    members: Sequence[Member],
+    todo: Sequence[int],
+    world: World,
+    create: CreateNetwork,
+    listen: Listener,
+    stop: StopRequest,
+    staging: Staging | None,
 ) -> list[str]:
     """Train the members of the numbers `todo`; returns the names of those that failed."""
     failed: list[str] = []
-    stop = StopRequest()
     with stopping_on_signals(stop):
         for number in todo:
             member = members[number]
@@ -84,7 +94,7 @@ def train_members(
                 raise Stopped
             listen("member", {"name": member.name, "number": number, "members": len(members)})
             try:
-                train(member.experiment, world, create, True, listen, stop)
+                train(member.experiment, world, create, True, listen, stop, staging)
             except DhhpcError as error:
                 if len(todo) == 1 or not failed_alike(world, str(error)):
                     raise

@@ -28,6 +28,7 @@ from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import checkpoint_state, take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance
 from dhhpc.training.splitting import Pace, calibrate, measured_weights
+from dhhpc.training.staging import Staging
 from dhhpc.training.stopping import Stopped
 from dhhpc.training.timing import Timing, since
 
@@ -50,14 +51,19 @@ class Trainer:
     """One run on this rank."""
 
     def __init__(
-        self, experiment: Experiment, world: World, create: CreateNetwork, listen: Listener = ignore
+        self,
+        experiment: Experiment,
+        world: World,
+        create: CreateNetwork,
+        listen: Listener = ignore,
+        staging: Staging | None = None,
     ) -> None:
-        self.experiment, self.world, self.listen = experiment, world, listen
+        self.experiment, self.world, self.listen, self.staging = experiment, world, listen, staging
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
         self.folder = CheckpointFolder(
             self.record.checkpoints, experiment.checkpoint.keep, world.progress.goes_on
         )
-        self.shards = check(experiment, world.size, create)
+        self.shards = check(experiment, world.size, create, staging)
         self.threads = use_threads(world, experiment.threads)
         self.batch_size = experiment.rank_batch_size(world.size)
         self.loader = training_loader(experiment, self.shards, world)
@@ -132,6 +138,7 @@ class Trainer:
         content["experiment"] = self.experiment.model_dump(mode="json")
         content |= provenance(self.world, self.threads)
         content |= {
+            "staging": self.staging.document() if self.staging else None,
             "samples": {split: self.shards.count(split) for split in self.shards.splits},
             "parameters": self.model.parameter_count,
             "history": self.history,

@@ -152,10 +152,15 @@ def test_the_quickstarts_chain_is_one_command(tmp_path: Path, cluster: VirtualCl
 def test_a_pipeline_is_shown_before_it_is_submitted(tmp_path: Path) -> None:
     write_documents(tmp_path, Settings())
     options = ["--site", "virtual-cluster", "--time", 10, "--dry-run", "--json", "--pipeline"]
+    options += ["--set", "node_local=/disk"]
     shown = json.loads(dhhpc("submit", "train", tmp_path / "experiment.yml", *options).stdout)
     words = [job["script"].split(" -m dhhpc ")[-1].split()[0] for job in shown]
     assert words == ["preprocess", "train", "evaluate", "runs"]
     assert ["--dependency=afterok:JOB" in job["command"] for job in shown] == [False, True, True, True]
+    assert ["--stage" in job["script"] for job in shown] == [False, True, True, False]
+    without = dhhpc("submit", "train", tmp_path / "experiment.yml", *options, "--no-stage").stdout
+    assert len(json.loads(without)) == 4
+    assert "--stage" not in without
     moved = dhhpc("submit", "train", tmp_path / "experiment.yml", *options, "--", "--output", "elsewhere")
     assert (moved.returncode, moved.stderr[:18]) == (1, "dhhpc: --output: l")
 
@@ -173,6 +178,11 @@ def test_a_pipeline_is_shown_before_it_is_submitted(tmp_path: Path) -> None:
         (
             ("train", __file__, "--requeue", "-1"),
             "dhhpc: --requeue -1: must be at least 0",
+        ),
+        (
+            ("train", __file__, "--stage"),
+            "dhhpc: --stage: site local has no node_local, a folder on a disk of each node's own; drop "
+            "--stage, or give one with --set node_local=FOLDER",
         ),
     ],
 )

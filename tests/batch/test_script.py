@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dhhpc.batch import JobRequest
 from dhhpc.batch.request import fit_request
 from dhhpc.batch.script import quote_directive, quote_file_pattern, quote_shell, render_script
-from dhhpc.batch.site import Node, Partition, Site
+from dhhpc.batch.site import Container, Node, Partition, Site
 from dhhpc.errors import DhhpcError
 
 CLUSTER = Site(
@@ -128,6 +128,37 @@ def test_the_launcher_learns_its_numbers(request_of) -> None:
     wish = request_of(nodes=3, ranks_per_node=4, kind="train")
     text = render_script(fit_request(wish, site), site, Path("/log"))
     assert "\nmpiexec -n 12 -ppn 4 /opt/python3/bin/python -m dhhpc" in text
+
+
+def test_training_and_evaluation_read_copies_on_a_disk_of_each_node(request_of) -> None:
+    disk = CLUSTER.model_copy(update={"node_local": "${LOCAL}/me", "scratch": None})
+    container = Container(image="/images/dhhpc.sif")
+
+    def command(site: Site = disk, **changes: object) -> str:
+        text = render_script(fit_request(request_of(**changes), site), site, Path("/log"))
+        return next(line for line in text.splitlines() if "-m dhhpc" in line and "build" not in line)
+
+    assert command(kind="train").count(' --stage "$TMPDIR"') == 1
+    assert command(kind="evaluate").endswith(' -m dhhpc site list --stage "$TMPDIR"')
+    assert command(kind="train", tasks=2).count(' --stage "$TMPDIR" --member "$SLURM_ARRAY_TASK_ID"') == 1
+    local = Site(name="here", scheduler="local", node=Node(cores=4), node_local="/disk")
+    assert command(local, kind="train", ranks_per_node=2).endswith(' --stage "$TMPDIR" --ranks 2')
+    inside = command(disk.model_copy(update={"container": container}), kind="train", stage=True)
+    assert ' --bind "$TMPDIR" --bind ' in inside
+    without = [
+        command(kind="train", stage=False),
+        command(kind="preprocess"),
+        command(kind="scale"),
+        command(CLUSTER, kind="train"),
+        command(disk.model_copy(update={"container": container}), kind="train", stage=False),
+    ]
+    assert not any("--stage" in line or "TMPDIR" in line for line in without)
+    said = command(kind="train", arguments=("train", "/a/e.yml", "--stage=/mine"))
+    assert "TMPDIR" not in said
+    with pytest.raises(
+        DhhpcError, match=r"--stage: site cluster has no node_local, .*--set node_local=FOLDER"
+    ):
+        fit_request(request_of(kind="train", stage=True), CLUSTER)
 
 
 @pytest.mark.shellcheck

@@ -18,7 +18,7 @@ from dhhpc.resources import resource_folder
 
 CONFIGS = sorted(resource_folder("site-configs").glob("*.yml"))
 GOLDEN = Path(__file__).parent / "golden"
-# One of each kind: Cray and QOS, graphics processors, hardware threads, PBS.
+# One of each kind: Cray and QOS, graphics processors and a disk of each node, hardware threads, PBS.
 GOLDEN_SITES = ("lumi-c", "marenostrum5-acc", "jean-zay", "pbs-pro")
 RENEW = "DHHPC_RENEW_GOLDEN"
 

@@ -106,9 +106,12 @@ def cancel_and_resume(experiment: Path, *options: str) -> None:
 def test_training_that_is_preempted_ends_as_it_would_have(
     experiment: Path, cluster: VirtualCluster, tmp_path: Path
 ) -> None:
-    """On two nodes, by `dhhpc submit`; undisturbed, by `sbatch jobs/train.sh`."""
+    """On two nodes, by `dhhpc submit`; undisturbed, by `sbatch jobs/train.sh`. The site's nodes have a disk of
+    their own, where the shards are read."""
+    (disk := experiment.parent / "disk of a node").mkdir()
     experiment.write_text(experiment.read_text().replace("epochs: 2", "epochs: 100000"))
-    job = submit(experiment, "--site", "virtual-cluster", "--nodes", "2", "--time", "5")
+    options = ("--site", "virtual-cluster", "--nodes", "2", "--time", "5", "--set", f"node_local={disk}")
+    job = submit(experiment, *options)
     run_folder = tmp_path / "run"
     assert wait_until(lambda: any(run_folder.glob("checkpoints/*.json")), 120), Path(job.log).read_text()
     nodes = cluster.run("squeue", "--noheader", f"--jobs={job.id}", "--format=%N")
@@ -140,7 +143,16 @@ def test_training_that_is_preempted_ends_as_it_would_have(
     assert len(run["history"]) == epochs
     assert (run_folder / "model.onnx").stat().st_size > 0
     learned = parameters(run_folder)
-    by_hand = train_by_hand(experiment, cluster)
+    by_hand = train_by_hand(experiment, cluster, STAGE="NODE_DISK", NODE_DISK=str(disk))
+    size = (experiment.parent / "shards" / "training-00000.h5").stat().st_size
+    for record in (run, by_hand):
+        assert record["experiment"]["data"]["shards"] == str(experiment.parent / "shards")
+        nodes_staged = record["staging"]["nodes"]
+        assert [Path(node["folder"]).parent for node in nodes_staged] == [disk, disk]
+        assert {node["bytes"] for node in nodes_staged} == {size}
+        # The virtual nodes are one machine after all: what one has copied the other finds.
+        assert sum(node["copied"] for node in nodes_staged) == size
+    assert list(disk.iterdir()) == []
     assert (by_hand["status"], by_hand["ranks"], by_hand["launcher"]) == ("finished", 2, "srun")
     undisturbed = parameters(run_folder)
     assert learned.keys() == undisturbed.keys()
@@ -154,11 +166,11 @@ def parameters(run: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def train_by_hand(experiment: Path, cluster: VirtualCluster) -> dict[str, Any]:
+def train_by_hand(experiment: Path, cluster: VirtualCluster, **more: str) -> dict[str, Any]:
     """What `sbatch jobs/train.sh` leaves of the same experiment."""
     shutil.rmtree(experiment.parent / "run")
     log = experiment.parent / "by-hand.log"
-    variables = {"EXPERIMENT": str(experiment), "DHHPC": str(Path(sys.executable).with_name("dhhpc"))}
+    variables = {"EXPERIMENT": str(experiment), "DHHPC": str(Path(sys.executable).with_name("dhhpc"))} | more
     options = [
         "--nodes=2",
         "--ntasks-per-node=1",

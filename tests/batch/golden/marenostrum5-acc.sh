@@ -37,7 +37,7 @@ cd -- '/home/me/my data'
 code=0
 # SLURM signals the ranks by itself; this script outlives them, to see how they ended.
 trap : TERM
-srun /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --fold "$SLURM_ARRAY_TASK_ID" ${SLURM_RESTART_COUNT:+--resume} || code=$?
+srun /home/me/venv/bin/python -m dhhpc train '/home/me/my data/lungs.yml' --stage "$TMPDIR" --fold "$SLURM_ARRAY_TASK_ID" ${SLURM_RESTART_COUNT:+--resume} || code=$?
 # 75: stopped by a signal, or without one of its ranks, with a checkpoint. 137: srun's for a killed rank.
 restarts=${SLURM_RESTART_COUNT:-0}
 # One task of an array has the number of the array itself.
