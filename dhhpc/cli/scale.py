@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhhpc.cli.allocation import allocate
+from dhhpc.cli.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from dhhpc.scaling.results import Results
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     scale.command("run")(run)
     scale.command("report")(write_report)
     scale.command("allocate")(allocate)
+    scale.command("rehearse")(rehearse)
     app.add_typer(scale, name="scale")
 
 
