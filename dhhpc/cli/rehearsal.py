@@ -36,12 +36,20 @@ def rehearse(
 
     Example: dhhpc scale rehearse experiment.yml --threads 8 --output rehearsal.json
     """
+    import os
     import sys
 
     from dhhpc import zoo
     from dhhpc.files import write_json
+    from dhhpc.mpi.launcher import detect_launcher
     from dhhpc.scaling import rehearsal
 
+    launcher = detect_launcher(os.environ)
+    if launcher.ranks > 1:
+        raise DhhpcError(
+            f"{experiment}: {launcher.name} started {launcher.ranks} processes, of which one is rehearsed; "
+            f"start a single one"
+        )
     found = rehearsal.rehearse(
         with_threads(experiment, threads),
         zoo.create,

@@ -18,8 +18,8 @@ from dhhpc.scaling.traffic import ASSUMED, Network
 
 # How often `dhhpc submit` has a job queued again by itself, for what may fail.
 REQUEUES = 3
-# Minutes that compiling all kernels may take.
-BUILDING = "30"
+# Seconds that compiling all kernels may take.
+BUILDING = 1800
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,12 @@ class Suggestion:
             f"  time limit: {TIME_MARGIN:g} times the run (start-up, validation, checkpoints), in steps of "
             f"{TIME_STEP // 60} minutes; waiting in the queue is not in it",
         ]
+        batches = {row.ranks * row.figures.batch for row in self.rows if row.figures is not None}
+        if len(batches) > 1:
+            lines.append(
+                "  more ranks have larger batches (parallel.batch: multiply) and learn something else; "
+                "compare the losses, too"
+            )
         lines.append(f"  kernels are there; on nodes of another processor, first: {self.building()}")
         if self.threads != place.threads:
             lines.append(
@@ -242,19 +248,9 @@ class Suggestion:
 
     def building(self) -> str:
         """The command that compiles kernels, in memory that a rank has not been suggested."""
-        return shlex.join(
-            [
-                "dhhpc",
-                "submit",
-                "command",
-                *self.place_options(),
-                "--time",
-                BUILDING,
-                "--",
-                "kernels",
-                "build",
-            ]
-        )
+        limit = format_duration(min(BUILDING, self.place.longest))
+        words = [*self.place_options(), "--time", limit, "--", "kernels", "build"]
+        return shlex.join(["dhhpc", "submit", "command", *words])
 
     def averaging(self) -> str:
         found = [

@@ -150,9 +150,12 @@ def rehearse(
             stage.train(1, 2, min(1, images), 1)
             smallest = stage.beyond()
             run = stage.train(batch, batch, together, 2)
-            left = seconds - (time.perf_counter() - stage.started)
-            batches = int(left / FEWEST_EPOCHS / (batch * run.ranks[0].pace))
-            if batches > 1:
+            # The first pace is that of a single batch; where it was far too slow there is time for another.
+            for least in (0.0, seconds / 2):
+                left = seconds - (time.perf_counter() - stage.started)
+                batches = int(left / FEWEST_EPOCHS / (batch * run.ranks[0].pace))
+                if left < least or batches < 2:
+                    break
                 samples = min(batch * batches, count * per_image)
                 epochs = int(left / (samples * run.ranks[0].pace))
                 some = min(images, max(together, samples // 2))
@@ -183,13 +186,15 @@ class Stage:
         self.experiment, self.create, self.folder, self.say = experiment, create, folder, say
         self.startup = self.started = 0.0
         self.trained = experiment
+        self.trainings = 0
         self.counted = 0
 
     def train(self, batch: int, samples: int, images: int, epochs: int) -> MeasuredRun:
         """Train once; `samples` are those of an epoch, rounded up to whole images where patches are drawn."""
         patch = self.experiment.data.patch
         counts = {"training": -(-samples // (patch.per_image if patch else 1)), "validation": images}
-        output = self.folder / f"batch-{batch}-samples-{samples}-epochs-{epochs}"
+        self.trainings += 1
+        output = self.folder / f"training-{self.trainings}"
         self.trained = self.experiment.model_copy(
             update={
                 "data": Beginning(**self.experiment.data.model_dump(), counts=counts),

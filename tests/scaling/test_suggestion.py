@@ -125,6 +125,8 @@ def test_a_deadline_takes_more_nodes_or_is_refused(place, capsys):
     suggest("--deadline", "00:03:00", "--nodes", "1,2")
     shown = capsys.readouterr().out
     assert "after the deadline" in shown
+    assert "dhhpc submit command --site site.yml --time 00:30:00 -- kernels build" in shown
+    assert "more ranks have larger batches" in shown
     assert "=> the fewest core-hours of all that fit and meet the deadline of 00:03:00" in shown
     assert shown.rstrip().endswith("--nodes 2 --ranks-per-node 1 --memory 3 --time 00:05:00")
     line, shown = refused(capsys, "--deadline", 1, "--nodes", "1,2")
@@ -176,6 +178,7 @@ def test_limits_of_the_site_and_of_the_experiment_stand_in_the_table(place, caps
     suggest(*divided)
     shown = capsys.readouterr().out
     assert "3 nodes: batch_size 4" in shown
+    assert "larger batches" not in shown
     assert "no, see below" in shown
     found = figures(capsys, "--nodes", "2,4", "--set", "node.memory_gb=3", "--partition", "short")
     assert [row["problem"] for row in found["rows"]] == [
