@@ -9,6 +9,7 @@ import typer
 
 from dhhpc.cli.allocation import allocate
 from dhhpc.cli.probe import probe
+from dhhpc.cli.rehearsal import rehearse
 from dhhpc.cli.simulation import simulate
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     scale.command("allocate")(allocate)
     scale.command("simulate")(simulate)
     scale.command("probe")(probe)
+    scale.command("rehearse")(rehearse)
     app.add_typer(scale, name="scale")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhhpc.cli.job_options import JobOptions, with_job_options
+from dhhpc.cli.suggestion import suggest
 
 if TYPE_CHECKING:
     from dhhpc.training import Series
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     ):
         name = "command" if command is any_command else command.__name__
         verb.command(name, epilog=example)(with_job_options(command))
+    verb.command("suggest")(suggest)
     app.add_typer(verb, name="submit")
 
 
@@ -84,6 +86,8 @@ def train(
     A series (--seeds, --folds) is one job array: nodes, ranks and time are those of each member. Tasks that
     are requeued go on with their member, and the last to finish leaves the summary. On a local site the
     members are trained one after another.
+
+    What to give as --nodes, --memory and --time, `dhhpc submit suggest` tells from a short rehearsal.
 
     With --pipeline every job of the chain waits for the one before, and has the same nodes and time limit.
 

@@ -92,6 +92,12 @@ class FoldedShards(ShardSet):
     def labels(self, split: str) -> Array:
         return np.array(self._gathered(split, self.whole.labels), np.uint8)
 
+    def cached_bytes(self, split: str, samples: int) -> int:
+        """At most: a fold has samples of several splits, of which some may be kept."""
+        if split not in self.places:
+            return self.whole.cached_bytes(split, samples)
+        return max(self.whole.cached_bytes(stored, 1) for stored in POOLED) * samples
+
     def close(self) -> None:
         self.whole.close()
 

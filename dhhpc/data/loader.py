@@ -18,6 +18,8 @@ from dhhpc.errors import DhhpcError
 from dhhpc.mpi.workload import parts
 
 Array = np.ndarray[Any, Any]
+# Batches that are made ahead of the one in use.
+PREFETCH = 2
 
 
 class Augmentation(Protocol):
@@ -105,7 +107,7 @@ class Loader:
         augmentations: Sequence[Augmentation] = (),
         shuffle: bool = True,
         threads: int = 1,
-        prefetch: int = 2,
+        prefetch: int = PREFETCH,
     ) -> None:
         if batch_size < 1 or threads < 1 or prefetch < 0 or not 0 <= rank < ranks:
             raise ValueError(f"{batch_size=}, {threads=}, {prefetch=}, {rank=} of {ranks=}")

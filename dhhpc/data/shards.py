@@ -235,6 +235,11 @@ class ShardSet:
                 labels.append(file["labels"][:])
         return np.concatenate(labels)
 
+    def cached_bytes(self, split: str, samples: int) -> int:
+        """The memory that so many samples of a split keep once they have been read."""
+        cache = self._cache.get(split)
+        return 0 if cache is None else sum(array[:samples].nbytes for array in cache.values())
+
     def close(self) -> None:
         """Close the files; a later read opens them again."""
         with self._lock:

@@ -50,9 +50,8 @@ def evaluate(
         NotFiniteError: the loss is NaN or infinite; the same on every rank.
     """
     counts = counts_for(shards)
-    pixels = math.prod(shards.sample_shape[1:])
     dealt = (0, 1) if spatial else (world.rank, world.size)
-    loader = Loader(shards, split, max(1, min(16, BATCH_PIXELS // pixels)), *dealt, shuffle=False)
+    loader = Loader(shards, split, batch_of(shards), *dealt, shuffle=False)
     predict = TogetherPredicting(model, world) if spatial else partial(predict_any_size, model)
     loss = np.zeros(2)
     trouble: NotFiniteError | None = None
@@ -81,6 +80,11 @@ def evaluate(
     if model.losses:
         results["loss"] = float(loss[0] / loss[1])
     return results | counts.results()
+
+
+def batch_of(shards: ShardSet) -> int:
+    """How many whole images a rank evaluates at once."""
+    return max(1, min(16, BATCH_PIXELS // math.prod(shards.sample_shape[1:])))
 
 
 def no_number(model: Predictor, images: Array, targets: Array, loss: float) -> NotFiniteError:

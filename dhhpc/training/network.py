@@ -139,18 +139,28 @@ class TogetherPredicting:
 
 
 def reflected(model: Predictor, images: Array) -> Array:
-    """Images (n, C, H, W) of any size, made larger to a size that `model` takes.
+    """Images (n, C, H, W) of any size, made larger to a size that `model` takes; see `taken_size`.
 
-    A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that
-    is, it divides the size the network was made for. So other sizes are reflected at the lower and right
-    border up to the largest power of two in that size; the output is to be cut back.
+    They are reflected at the lower and right border; the output is to be cut back.
     """
-    height, width = images.shape[2:]
-    built = tuple(model.inputs[0].shape[1:])
-    if (height, width) == built:
+    size = taken_size(model, images.shape[2:])
+    padding = [(0, taken - extent) for taken, extent in zip(size, images.shape[2:], strict=True)]
+    if not any(after for _, after in padding):
         return images
-    multiple = min(extent & -extent for extent in built)
-    padding = [(0, -extent % multiple) for extent in (height, width)]
     # Several passes where an image is smaller than its padding: NumPy reflects as often as it takes.
     padded = np.pad(images, [(0, 0), (0, 0), *padding], mode="reflect")
     return np.ascontiguousarray(padded)
+
+
+def taken_size(model: Predictor, size: Sequence[int]) -> tuple[int, ...]:
+    """The least size that `model` takes of those that hold images of `size`.
+
+    A fully convolutional network with pooling takes sizes that are multiples of a power of two; whatever that
+    is, it divides the size the network was made for. So other sizes grow to multiples of the largest power of
+    two in that size.
+    """
+    built = tuple(model.inputs[0].shape[1:])
+    if tuple(size) == built:
+        return built
+    multiple = min(extent & -extent for extent in built)
+    return tuple(-(-extent // multiple) * multiple for extent in size)

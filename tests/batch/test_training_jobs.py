@@ -106,8 +106,8 @@ def cancel_and_resume(experiment: Path, *options: str) -> None:
 def test_training_that_is_preempted_ends_as_it_would_have(
     experiment: Path, cluster: VirtualCluster, tmp_path: Path
 ) -> None:
-    """On two nodes, by `dhhpc submit`; undisturbed, by `sbatch jobs/train.sh`. The site's nodes have a disk of
-    their own, where the shards are read."""
+    """On two nodes, by `dhhpc submit`; undisturbed, by `sbatch jobs/train.sh`. The nodes of the site have a
+    disk of their own, where the shards are read."""
     (disk := experiment.parent / "disk of a node").mkdir()
     experiment.write_text(experiment.read_text().replace("epochs: 2", "epochs: 100000"))
     options = ("--site", "virtual-cluster", "--nodes", "2", "--time", "5", "--set", f"node_local={disk}")
