@@ -19,6 +19,7 @@ import pydantic
 
 from dhhpc.data.excerpt import Excerpt
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.staged_copy import Staged
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_error
@@ -90,8 +91,8 @@ class Beginning(Data):
 
     counts: dict[str, int]
 
-    def open(self) -> ShardSet:
-        return Excerpt(super().open(), self.counts)
+    def open(self, staged: Staged | None = None) -> ShardSet:
+        return Excerpt(super().open(staged), self.counts)
 
 
 def read_rehearsal(path: Path, experiment: Experiment) -> Rehearsal:
