@@ -103,7 +103,8 @@ def validation_document(validation: Validation) -> dict[str, Any]:
         "calibrated_on": validation.measured,
         "comparisons": [asdict(each) | {"error": each.error} for each in validation.comparisons],
         "refused": validation.refused,
-        "median_error": validation.median_error,
+        "median_error": validation.median_error(),
+        "median_error_of_own_cores": validation.median_error(own_cores=True),
     }
 
 
@@ -114,11 +115,15 @@ def show_validation(validation: Validation) -> None:
 
     table = Table("run", "ranks", "method", "period", "measured (s)", "modelled (s)", "error")
     for each in validation.comparisons:
+        ranks = f"{each.ranks}{' (share cores)' if each.shares_cores else ''}"
         numbers = [f"{each.measured:.3f}", f"{each.modelled:.3f}", f"{each.error:+.1%}"]
-        table.add_row(each.run, str(each.ranks), each.method, str(each.period), *numbers)
+        table.add_row(each.run, ranks, each.method, str(each.period), *numbers)
     Console(width=None if Console().is_terminal else 160, soft_wrap=True).print(table)
     count = len(validation.comparisons)
-    print(f"median error over {count} run{'s' if count > 1 else ''}: {validation.median_error:.1%}")
+    print(f"median error over {count} run{'s' if count > 1 else ''}: {validation.median_error():.1%}")
+    alone = validation.median_error(own_cores=True)
+    if alone is not None and any(each.shares_cores for each in validation.comparisons):
+        print(f"of those whose ranks have their cores to themselves: {alone:.1%}")
     lines = ["calibrated on:", *listed(validation.measured)]
     if validation.refused:
         lines += ["not compared:", *listed(validation.refused)]

@@ -31,6 +31,7 @@ class Comparison:
     Attributes:
         measured, modelled: seconds of an epoch with validation and checkpoint, median over epochs without the
             first.
+        shares_cores: its ranks have more threads than a node has cores, of which the model says the least.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Comparison:
     period: int
     measured: float
     modelled: float
+    shares_cores: bool
 
     @property
     def error(self) -> float:
@@ -54,10 +56,11 @@ class Validation:
     refused: list[str]
     measured: list[str]
 
-    @property
-    def median_error(self) -> float:
-        """Of the errors without their signs."""
-        return median([abs(each.error) for each in self.comparisons])
+    def median_error(self, own_cores: bool = False) -> float | None:
+        """Of the errors without their signs; of runs alone whose ranks had their cores to themselves, if
+        `own_cores`. None without any."""
+        errors = [abs(each.error) for each in self.comparisons if not (own_cores and each.shares_cores)]
+        return median(errors) if errors else None
 
 
 def validate(
@@ -107,6 +110,7 @@ def validate(
                 period=history_of(run)[-1]["period"],
                 measured=median([whole_seconds(epoch) for epoch in history_of(run)]),
                 modelled=median(draws),
+                shares_cores=of_run.oversubscription(ranks) > 1,
             )
         )
     if not comparisons:

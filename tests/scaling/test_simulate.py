@@ -228,10 +228,18 @@ def test_runs_validate_each_other(tmp_path: Path, capsys) -> None:
     # Epochs of 100 and of 50 batches have 0.5 s beside them alike. That, and images, take twice as long, too.
     assert compared["modelled"] == pytest.approx(100 * 0.06 + 2 * 0.5 + 2 * 0.125 * 2 + 0.25)
     assert found["median_error"] == pytest.approx(abs(compared["error"]))
+    assert compared["shares_cores"]
+    assert found["median_error_of_own_cores"] is None
     assert "no run measures ranks of 2 threads" in found["refused"][0]
     text = call(capsys, *arguments)
     assert "median error over 1 run:" in text
+    assert "4 (share cores)" in text
     assert "not compared:" in text
+    # Another period of two ranks is told apart.
+    longer = record(tmp_path / "longer", 2, sample=0.03, method="fixed", period=10)
+    assert "of those whose ranks have their cores to themselves: 0.0%" in call(
+        capsys, *arguments, "--against", longer
+    )
 
 
 def test_what_is_no_calibration_is_refused(tmp_path: Path, capsys) -> None:
