@@ -42,6 +42,7 @@ class JobRecord:
         submitted: the time, ISO 8601 with its offset from UTC.
         tasks: how many an array has; None for a single job.
         after: ids of the jobs that it waits for.
+        however: they need only be over, whatever became of them.
     """
 
     id: str
@@ -56,6 +57,7 @@ class JobRecord:
     submitted: str
     tasks: int | None = None
     after: list[str] = field(default_factory=list)
+    however: bool = False
 
     @property
     def script(self) -> Path:

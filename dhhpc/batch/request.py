@@ -36,6 +36,7 @@ class JobRequest:
             "command", which is one process.
         requeues: how often a job that was stopped with work left is queued again.
         after: ids of jobs that must have completed before.
+        however: those jobs need only be over, whatever became of them.
         stage: whether the command copies the shards it reads to `node_local` of the site first (train and
             evaluate); None where the site has that.
     """
@@ -58,6 +59,7 @@ class JobRequest:
     kind: str = "train"
     requeues: int = 0
     after: tuple[str, ...] = ()
+    however: bool = False
     stage: bool | None = None
 
     @property

@@ -32,7 +32,9 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
     request = fit_request(request, site)
     scheduler = scheduler_for(site.scheduler, site.name)
     scheduler.check_usable(site.name)
-    request = replace(request, after=tuple(check_parent(parent, site) for parent in request.after))
+    request = replace(
+        request, after=tuple(check_parent(parent, site, request.however) for parent in request.after)
+    )
     if site.scheduler == "slurm":
         check_environment(request)
     # Rendered once before anything is written, so that a value no script can hold leaves no folder behind.
@@ -41,7 +43,7 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
     script, log = folder / SCRIPT, folder / LOG
     try:
         write_text(script, render_script(request, site, log))
-        identifier = scheduler.submit(script, log, request.seconds, request.after)
+        identifier = scheduler.submit(script, log, request.seconds, request.after, request.however)
     except BaseException:
         for path in (script, log):
             path.unlink(missing_ok=True)
@@ -61,6 +63,7 @@ def submit_job(request: JobRequest, site: Site) -> JobRecord:
         submitted=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         tasks=request.tasks,
         after=list(request.after),
+        however=request.however,
     )
     record.write()
     return record
@@ -75,13 +78,15 @@ def preview(request: JobRequest, site: Site) -> tuple[str, list[str]]:
     request = fit_request(request, site)
     folder: Path = records_folder() / "NUMBER"
     script = render_script(request, site, folder / LOG)
-    return script, scheduler_for(site.scheduler, site.name).command(folder / SCRIPT, request.after)
+    return script, scheduler_for(site.scheduler, site.name).command(
+        folder / SCRIPT, request.after, request.however
+    )
 
 
-def check_parent(identifier: str, site: Site) -> str:
+def check_parent(identifier: str, site: Site, however: bool) -> str:
     """The whole id of a job to wait for, which is not of another scheduler, nor will it never complete.
 
-    A job that dhhpc did not submit is the scheduler's to know.
+    A job that dhhpc did not submit is the scheduler's to know. With `however` it need not complete.
 
     Raises:
         DhhpcError: names it and why.
@@ -99,6 +104,8 @@ def check_parent(identifier: str, site: Site) -> str:
             f"--after {identifier}: is a job of site {parent.site}, which site {site.name} cannot wait for; "
             f"submit both to one site"
         )
+    if however:
+        return parent.id
     status = scheduler_for(parent.scheduler, parent.site).status(parent)
     if status.finished and status.state not in ("COMPLETED", "UNKNOWN"):
         raise DhhpcError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,19 +32,39 @@ def submit_pipeline(
     Raises:
         DhhpcError: a job cannot be submitted; those before it are cancelled.
     """
+    requests = chain(job, training, experiment, preprocessing)
+    records = submit_all(job, requests, lambda earlier: (earlier[-1].id,) if earlier else ())
+    if records and not job.as_json:
+        print(f"the report will be {requests[-1].arguments[-1]}/report.html")
+    return records
+
+
+def submit_all(
+    job: JobOptions, requests: list[JobRequest], behind: Callable[[list[JobRecord]], tuple[str, ...]]
+) -> list[JobRecord]:
+    """Submit jobs of which later ones wait for earlier ones, and tell of them; or print all, for a dry run.
+
+    Args:
+        behind: from the jobs that are submitted, the ids that the next one waits for; where it waits for
+            none, those that the user named stand.
+
+    Raises:
+        DhhpcError: a job cannot be submitted; those before it are cancelled.
+    """
     from dhhpc.batch import read_site, scheduler_for, submit_job
 
-    requests = chain(job, training, experiment, preprocessing)
     if job.dry_run:
-        # Nobody knows yet the number of the job that each would wait for.
+        # Nobody knows yet the numbers of the jobs that each would wait for.
         job.show([requests[0], *(replace(request, after=("JOB",)) for request in requests[1:])])
         return []
     site = read_site(job.site, job.settings or [])
     records: list[JobRecord] = []
     try:
         for request in requests:
-            behind = (records[-1].id,) if records else request.after
-            records.append(submit_job(replace(request, after=behind), site))
+            found = behind(records)
+            # What the user waits for must have completed.
+            waits = replace(request, after=found) if found else replace(request, however=False)
+            records.append(submit_job(waits, site))
     except BaseException:
         for record in reversed(records):
             scheduler_for(record.scheduler, record.site).cancel(record)
@@ -53,7 +74,6 @@ def submit_pipeline(
     else:
         for record in records:
             tell(record)
-        print(f"the report will be {requests[-1].arguments[-1]}/report.html")
     return records
 
 

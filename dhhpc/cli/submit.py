@@ -159,16 +159,41 @@ def evaluate(
 def scale(
     study: Annotated[Path, typer.Argument(help="The study (YAML).")],
     more: More = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of the results, by default scaling-NAME.")
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Points may run at the same time, each on nodes of its own.")
+    ] = False,
+    one_job: Annotated[
+        bool, typer.Option("--one-job", help="All points within one job, of --nodes nodes.")
+    ] = False,
     *,
     job: JobOptions,
 ) -> None:
-    """Submit a scaling study as one batch job, which trains each point on ranks of its allocation.
+    """Submit a scaling study: a job for each point, and one for the report.
 
-    Give as many nodes and ranks a node as the largest point needs. Queued again, it keeps finished points.
+    Each point has as many nodes as its ranks fill, by --ranks-per-node, and runs behind the one before, as
+    neighbours disturb each other. A point that fails costs no other. Submitted again, the study measures what
+    is missing.
+
+    With --one-job each point is trained on ranks of one allocation: give the nodes of the largest. Queued
+    again, it keeps finished points.
+
+    Example: dhhpc submit scale study.yml --site virtual-cluster --time 10
     """
+    from dhhpc.cli.study_jobs import submit_study
+    from dhhpc.errors import DhhpcError
+
     present(study, "study")
-    arguments = ["scale", "run", str(study.absolute()), *(more or [])]
-    job.submit(job.request("scale", arguments, study.stem))
+    if one_job:
+        folder = ["--output", str(output.absolute())] if output is not None else []
+        arguments = ["scale", "run", str(study.absolute()), *folder, *(more or [])]
+        job.submit(job.request("scale", arguments, study.stem))
+        return
+    if more:
+        raise DhhpcError(f"{more[0]}: options behind -- go to one command; add --one-job")
+    submit_study(job, study, output, together)
 
 
 def any_command(

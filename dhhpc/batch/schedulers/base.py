@@ -27,15 +27,23 @@ class Scheduler(ABC):
         """Raise DhhpcError when this machine cannot submit to the site; names the mend."""
 
     @abstractmethod
-    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
+    def command(self, script: Path, after: Sequence[str] = (), however: bool = False) -> list[str]:
         """The command line that submits `script`, for people to read or repeat.
 
         Args:
             after: ids of jobs that must complete first; if one does not, the job is cancelled.
+            however: they need only be over, whatever became of them.
         """
 
     @abstractmethod
-    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
+    def submit(
+        self,
+        script: Path,
+        log: Path,
+        seconds: int | None,
+        after: Sequence[str] = (),
+        however: bool = False,
+    ) -> str:
         """Submit `script`, whose output goes to `log`, for at most `seconds`, behind the jobs `after`; the
         job's id.
 

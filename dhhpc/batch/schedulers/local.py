@@ -26,18 +26,26 @@ class LocalScheduler(Scheduler):
     def check_usable(self, site: str) -> None:
         """This machine can always run a job."""
 
-    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
+    def command(self, script: Path, after: Sequence[str] = (), however: bool = False) -> list[str]:
         return ["bash", str(script)]
 
-    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
+    def submit(
+        self,
+        script: Path,
+        log: Path,
+        seconds: int | None,
+        after: Sequence[str] = (),
+        however: bool = False,
+    ) -> str:
         folder = script.parent
         limit = "none" if seconds is None else str(seconds)
+        how = supervisor.HOWEVER if however else supervisor.COMPLETED
         parents = [find_job(identifier).folder for identifier in after]
         if parents:
             (folder / supervisor.WAITING).touch()
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISE, str(script), str(folder), limit, *parents],
+                [sys.executable, "-c", SUPERVISE, str(script), str(folder), limit, how, *parents],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

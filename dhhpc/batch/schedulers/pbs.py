@@ -61,14 +61,22 @@ class PbsScheduler(Scheduler):
                     f"or use --site local to run here"
                 )
 
-    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
+    def command(self, script: Path, after: Sequence[str] = (), however: bool = False) -> list[str]:
         # Set to something else, PBS_DPREFIX would have qsub pass over the script's directives.
-        waits = ["-W", f"depend=afterok:{':'.join(after)}"] if after else []
+        kind = "afterany" if however else "afterok"
+        waits = ["-W", f"depend={kind}:{':'.join(after)}"] if after else []
         return ["qsub", "-C", "#PBS", *waits, str(script)]
 
-    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
+    def submit(
+        self,
+        script: Path,
+        log: Path,
+        seconds: int | None,
+        after: Sequence[str] = (),
+        however: bool = False,
+    ) -> str:
         # The script's directives hold its time limit, and it writes its log itself.
-        finished = ask_scheduler(self.command(script, after), "PBS")
+        finished = ask_scheduler(self.command(script, after, however), "PBS")
         if finished.returncode != 0:
             raise refusal("qsub", finished)
         # A site's hooks may say more before the identifier.
@@ -85,7 +93,7 @@ class PbsScheduler(Scheduler):
         statuses = []
         for job in jobs:
             found = [known.get(number_of(name), unknown) for name in names_of(job)]
-            found = [with_parents(status, job.after, known) for status in found]
+            found = [with_parents(status, () if job.however else job.after, known) for status in found]
             statuses.append(found[0] if job.tasks is None else status_of_array(found))
         return statuses
 

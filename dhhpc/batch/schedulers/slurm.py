@@ -72,13 +72,21 @@ class SlurmScheduler(Scheduler):
             raise refusal(command[0], finished)
         return finished.stdout
 
-    def command(self, script: Path, after: Sequence[str] = ()) -> list[str]:
-        waits = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    def command(self, script: Path, after: Sequence[str] = (), however: bool = False) -> list[str]:
+        kind = "afterany" if however else "afterok"
+        waits = [f"--dependency={kind}:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
         return ["sbatch", "--parsable", *waits, str(script)]
 
-    def submit(self, script: Path, log: Path, seconds: int | None, after: Sequence[str] = ()) -> str:
+    def submit(
+        self,
+        script: Path,
+        log: Path,
+        seconds: int | None,
+        after: Sequence[str] = (),
+        however: bool = False,
+    ) -> str:
         # The script's directives hold its log and time limit.
-        output = self.run(self.command(script, after))
+        output = self.run(self.command(script, after, however))
         # --parsable prints "id" or "id;cluster".
         identifier = output.strip().split(";")[0]
         if not identifier.isdigit():

@@ -21,19 +21,23 @@ from dhhpc.files import read_json, write_json
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # In a job's folder: its supervisor, whether it waits for other jobs, and how it ended.
 PROCESS, WAITING, RESULT = "process.json", "waiting", "result.json"
+# What a job waits for: that those before it have completed, or that they are over.
+COMPLETED, HOWEVER = "completed", "however"
 # How long the script may take to end after SIGTERM, in seconds.
 GRACE = 30.0
 # How often a job looks whether the ones before it are over, in seconds.
 WAIT_SECONDS = 0.5
 
 
-def supervise(script: Path, folder: Path, seconds: float | None, parents: Sequence[Path]) -> None:
-    """Once the jobs in the folders `parents` have completed, run `script` for at most `seconds`; write how
-    that ended to `folder`."""
+def supervise(
+    script: Path, folder: Path, seconds: float | None, parents: Sequence[Path], however: bool
+) -> None:
+    """Once the jobs in the folders `parents` have completed (or, with `however`, are over), run `script` for
+    at most `seconds`; write how that ended to `folder`."""
     ended_by = None
     block()
     for parent in parents:
-        if not has_completed(parent):
+        if not awaited(parent, however):
             print(f"job: not started, as {parent.name} has not completed", flush=True)
             write_json(folder / RESULT, {"state": "CANCELLED", "exit_code": None})
             return
@@ -68,14 +72,15 @@ def supervise(script: Path, folder: Path, seconds: float | None, parents: Sequen
     write_json(folder / RESULT, {"state": state, "exit_code": code if code >= 0 else 128 - code})
 
 
-def has_completed(folder: Path) -> bool:
-    """Wait for the job in `folder`; whether it completed. False, too, when this one is cancelled."""
+def awaited(folder: Path, however: bool) -> bool:
+    """Wait for the job in `folder`; whether it completed, or with `however`, is over. False, too, when this
+    one is cancelled."""
     while not (folder / RESULT).exists():
         if signal.sigtimedwait([signal.SIGTERM], WAIT_SECONDS) is not None:
             return False
         if running_process(folder) is None and not (folder / RESULT).exists():
-            return False  # its supervisor was killed
-    return bool(read_json(folder / RESULT)["state"] == "COMPLETED")
+            return however  # its supervisor was killed
+    return however or bool(read_json(folder / RESULT)["state"] == "COMPLETED")
 
 
 def running_process(folder: Path) -> int | None:
@@ -104,7 +109,7 @@ def end_session() -> None:
 
 
 def main() -> None:
-    """Take SCRIPT FOLDER SECONDS|none [PARENT...] from the command line."""
-    script, folder, limit, *parents = sys.argv[1:]
+    """Take SCRIPT FOLDER SECONDS|none completed|however [PARENT...] from the command line."""
+    script, folder, limit, how, *parents = sys.argv[1:]
     seconds = None if limit == "none" else float(limit)
-    supervise(Path(script), Path(folder), seconds, [Path(parent) for parent in parents])
+    supervise(Path(script), Path(folder), seconds, [Path(parent) for parent in parents], how == HOWEVER)
