@@ -15,6 +15,7 @@ from dhhpc.batch.job_log import ending, last_error_line
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_error
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.2
 END_SECONDS = 30
 
@@ -36,14 +37,18 @@ def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | No
     except OSError as error:
         raise write_error(log, error) from error
     with output, ending_on_signals():
+        # A signal that came while the process starts would leave it behind.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         process = subprocess.Popen(
             [sys.executable, "-m", "dhhpc", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=unblock,
         )
         try:
+            unblock()
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(POLL_SECONDS)
@@ -57,6 +62,10 @@ def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | No
         raise DhhpcError(
             f"`dhhpc {' '.join(arguments)}` failed ({ending(code)}): {last_error_line(log)}; see {log}"
         )
+
+
+def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

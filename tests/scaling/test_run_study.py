@@ -58,6 +58,13 @@ def test_results_are_those_of_the_runs(measured, discs):
         assert (folder / point.run / "model.onnx").is_file()
     assert results.rows[1].speed_up == pytest.approx(times[0] / times[1])
     assert results.rows[1].efficiency == pytest.approx(times[0] / times[1] / 2)
+    # Karp and Flatt on two ranks: 2 / S - 1.
+    assert results.rows[1].karp_flatt == pytest.approx(2 * times[1] / times[0] - 1)
+    assert [fit.model for fit in results.fits if fit.refused] == ["amdahl", "usl", "mechanistic"]
+    # Averaging after each of 3 epochs of 3 batches, on two ranks of one machine.
+    meetings = results.points[1].meetings
+    assert (meetings.nodes, meetings.batches, meetings.averagings) == (1, 9, 9)
+    assert results.points[0].energy
     index = json.loads((discs / "index.json").read_text())
     assert results.preprocessing.toppi == 1800 + index["seconds"]
     assert not (folder / "runs" / "warm-up").exists()
@@ -133,6 +140,9 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     gathered = read_results(tmp_path / "again" / "scaling")
     assert [point.status for point in gathered.points] == ["finished", "failed"]
     assert gathered.points[0] == before.points[0]
+    # Results of an earlier version cannot be reported, but do not cost a point.
+    earlier = tmp_path / "again" / "scaling" / "results.json"
+    earlier.write_text(json.dumps(json.loads(earlier.read_text()) | {"schema_version": 1}))
     result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "again" / "scaling")
     assert result.returncode == 0, result.stderr
     assert "ranks-1-repeat-1: kept" in result.stderr
