@@ -23,7 +23,7 @@ def simulate(
         list[Path], typer.Argument(metavar="RUN...", help="Run folders of one network, on a few ranks each.")
     ],
     machine: Annotated[
-        Path, typer.Option(help="The described machine; scaling-studies/machines has ready ones.")
+        Path, typer.Option(help="The file of a machine, or a ready one: leonardo-dcgp, ethernet-cluster.")
     ],
     ranks: Annotated[
         str | None, typer.Option(metavar="1,2,4,...", help="Numbers of ranks; by default powers of two.")
@@ -59,7 +59,7 @@ def simulate(
     A simulation of the trainer's schedule step by step: the pace and jitter of ranks are measured, network,
     disk, failures and queue are those of a described machine. It prints what it takes for granted.
 
-    Example: dhhpc scale simulate runs/one runs/two --machine leonardo-dcgp.yml --samples 1000000
+    Example: dhhpc scale simulate runs/one runs/two --machine leonardo-dcgp --samples 1000000
 
     Example: dhhpc scale simulate runs/one --machine here.yml --against runs/two --against runs/four
     """

@@ -9,6 +9,7 @@ import pydantic
 
 from dhhpc.documents import Document, read_document
 from dhhpc.errors import DhhpcError
+from dhhpc.resources import resource_folder
 from dhhpc.scaling.collectives import Link, all_reduce_seconds, hierarchical_all_reduce_seconds
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
@@ -151,12 +152,19 @@ class Machine(Document):
         return 2 * size * self.on_a_node(ranks) / self.memory.bandwidth
 
 
-def read_machine(path: Path | str) -> Machine:
-    """The machine that a YAML file describes.
+def read_machine(name: Path | str) -> Machine:
+    """The machine that a YAML file describes, or a ready one by its name.
 
     Raises:
         DhhpcError: the file is missing or wrong, or a rank has more cores than a node.
     """
+    path = Path(name)
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        ready = resource_folder("scaling-studies") / "machines"
+        path = ready / f"{name}.yml"
+        if not path.is_file():
+            names = ", ".join(sorted(file.stem for file in ready.glob("*.yml")))
+            raise DhhpcError(f"--machine {name}: no such file or ready machine; there is {names}")
     machine = read_document(path, Machine)
     if machine.cores_per_rank > machine.cores_per_node:
         raise DhhpcError(

@@ -23,8 +23,11 @@ def test_ready_machines_are_whole(path: Path) -> None:
     assert machine.within.latency < machine.across.latency
 
 
-def test_there_are_ready_machines() -> None:
+def test_ready_machines_go_by_their_names() -> None:
     assert len(READY) >= 2
+    assert read_machine("leonardo-dcgp").nodes == 1536
+    with pytest.raises(DhhpcError, match="--machine leonard: no such file or ready machine; there is"):
+        read_machine("leonard")
 
 
 def described(**changes) -> Machine:
