@@ -113,9 +113,8 @@ def as_text(found: Rehearsal) -> str:
             f"{found.batches}",
             f"  {'no validation' if validation is None else f'{1 / validation:.4g} validation images/s'}",
             f"  {found.startup_seconds:.1f} s from the start of the process to the first batch",
-            f"  {mib(found.peak_bytes)} at the peak; estimated "
-            f"{mib(found.process_bytes + found.counted_bytes)}: {mib(found.counted_bytes)} counted, and "
-            f"{mib(found.process_bytes)} for the process",
+            f"  {mib(found.peak_bytes)} at the peak, where a training with one sample a batch had predicted "
+            f"{mib(found.predicted_bytes)}: {mib(found.counted_bytes)} counted, the rest is the process",
             "  MPI: could not be measured, as no two ranks start here"
             if mpi is None
             else f"  {mib(mpi)} more for MPI in a rank of several",

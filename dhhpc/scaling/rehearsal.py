@@ -57,6 +57,8 @@ class Rehearsal(Document):
             they were not there.
         peak_bytes: the most that was resident (VmHWM).
         counted_bytes: what `dhhpc.training.footprint` counts for this rank, beside the process.
+        predicted_bytes: what a training with one sample a batch, before in the same process, had one expect
+            in place of `peak_bytes`.
         process_bytes: the rest: interpreter, libraries, compiled kernels, and what counting misses; of the
             larger difference that two trainings, with one sample a batch and with `batch_size`, left.
         mpi_bytes: that MPI adds to a rank of two; None where that could not be measured.
@@ -78,6 +80,7 @@ class Rehearsal(Document):
     startup_seconds: pydantic.NonNegativeFloat
     peak_bytes: pydantic.PositiveInt
     counted_bytes: pydantic.PositiveInt
+    predicted_bytes: pydantic.PositiveInt
     process_bytes: pydantic.PositiveInt
     mpi_bytes: pydantic.NonNegativeInt | None = None
 
@@ -161,7 +164,7 @@ def rehearse(
                 epochs = int(left / (samples * run.ranks[0].pace))
                 some = min(images, max(together, samples // 2))
                 run = stage.train(batch, samples, some, max(FEWEST_EPOCHS, min(epochs, MOST_EPOCHS)))
-            return stage.measured(run, max(smallest, stage.beyond()))
+            return stage.measured(run, smallest)
     except OSError as error:
         raise write_error(disk, error) from error
 
@@ -221,7 +224,9 @@ class Stage:
         """Bytes at the peak so far beyond what is counted for the last training."""
         return peak_bytes() - self.counted
 
-    def measured(self, run: MeasuredRun, process_bytes: int) -> Rehearsal:
+    def measured(self, run: MeasuredRun, smallest: int) -> Rehearsal:
+        """What the last training tells, after one with one sample a batch that left `smallest` beyond what is
+        counted."""
         rank, content = run.ranks[0], run.content
         return Rehearsal(
             experiment=self.trained.model_dump(mode="json"),
@@ -240,7 +245,8 @@ class Stage:
             startup_seconds=self.startup,
             peak_bytes=peak_bytes(),
             counted_bytes=self.counted,
-            process_bytes=max(1, process_bytes),
+            predicted_bytes=self.counted + smallest,
+            process_bytes=max(1, smallest, self.beyond()),
             mpi_bytes=measured_mpi_bytes(),
         )
 

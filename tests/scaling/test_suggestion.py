@@ -43,6 +43,7 @@ MEASURED = {
     "startup_seconds": 20.0,
     "peak_bytes": 2 * GIB,
     "counted_bytes": 10**6,
+    "predicted_bytes": 2 * GIB,
     "process_bytes": 2 * GIB,
     "mpi_bytes": GIB // 2,
 }
