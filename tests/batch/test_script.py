@@ -40,6 +40,7 @@ GOLDEN = r"""#!/bin/bash
 #SBATCH --time=02:00:00
 #SBATCH --output=/home/me/100%%/job.log
 #SBATCH --open-mode=append
+#SBATCH --requeue
 #SBATCH --exclusive
 #SBATCH "--comment=two words"
 # 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.

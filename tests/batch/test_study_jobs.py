@@ -39,7 +39,7 @@ def test_points_wait_for_each_other_unless_they_run_together(study: Path) -> Non
     assert nodes == ["1", "2", "4", "1"]
     assert ["--dependency=afterany:JOB" in job["command"] for job in shown] == [False, True, True, True]
     for job in shown[:-1]:
-        assert "--resume" not in job["script"]
+        assert "\n#SBATCH --no-requeue\n" in job["script"]
     assert "--gather" in shown[-1]["script"]
     whole = json.loads(dhhpc("submit", "scale", *options, "--one-job", "--nodes", 4).stdout)
     assert "scale run" in whole["script"]

@@ -10,6 +10,7 @@
 #SBATCH --array=0-4%2
 #SBATCH --output=/home/me/.local/state/dhhpc/jobs/1/job-%a.log
 #SBATCH --open-mode=append
+#SBATCH --requeue
 #SBATCH --hint=nomultithread
 # 120 seconds before the limit the ranks hear of it, and the run ends with a checkpoint.
 #SBATCH --signal=USR1@120
