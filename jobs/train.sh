@@ -1,6 +1,7 @@
 #!/bin/bash
 #SBATCH --job-name=dhhpc-train
 #SBATCH --open-mode=append
+#SBATCH --requeue
 #SBATCH --signal=USR1@120
 # Trains an experiment without `dhhpc submit`. What sbatch takes goes before the script, the rest is in variables:
 #
