@@ -17,8 +17,8 @@ from dhhpc.errors import DhhpcError
 
 if TYPE_CHECKING:
     from dhhpc.batch.site import Watts
-    from dhhpc.scaling.allocation import Kind, Policy
-    from dhhpc.scaling.calibration import MeasuredKind
+    from dhhpc.scaling.resources.allocation import Kind, Policy
+    from dhhpc.scaling.resources.calibration import MeasuredKind
 
 
 def allocate(
@@ -64,8 +64,8 @@ def allocate(
     import json
 
     from dhhpc.cli import allocation_table
-    from dhhpc.scaling import allocation
-    from dhhpc.scaling.calibration import kinds_of, read_measured, work_of
+    from dhhpc.scaling.resources import allocation
+    from dhhpc.scaling.resources.calibration import kinds_of, read_measured, work_of
 
     policy = policy_of(objective, deadline, core_hours)
     if epochs is not None and epochs < 1:
@@ -114,7 +114,7 @@ def policy_of(objective: str, deadline: str | None, core_hours: float | None) ->
         DhhpcError: a wrong value; names the option.
     """
     from dhhpc.batch.duration import parse_duration
-    from dhhpc.scaling.allocation import Objective, Policy
+    from dhhpc.scaling.resources.allocation import Objective, Policy
 
     if objective not in get_args(Objective):
         raise DhhpcError(f"--objective {objective}: choose {', '.join(get_args(Objective))}")
@@ -167,7 +167,7 @@ def with_power(
         DhhpcError: a wrong name, number or site, or one whose node has no watts.
     """
     from dhhpc.batch import read_site
-    from dhhpc.scaling.calibration import with_watts
+    from dhhpc.scaling.resources.calibration import with_watts
 
     powered = []
     for each, kind, text in zip(found, kinds, of_kinds("--watts", texts, found), strict=True):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dhhpc.batch.duration import format_duration
-from dhhpc.scaling.allocation import HOUR, Choice, Policy, Work
-from dhhpc.scaling.calibration import MeasuredKind, MeasuredRun
+from dhhpc.scaling.resources.allocation import HOUR, Choice, Policy, Work
+from dhhpc.scaling.resources.calibration import MeasuredKind, MeasuredRun
 
 # So many choices are shown with those that others are better than; of more, the front and the chosen one.
 FEW_CHOICES = 24

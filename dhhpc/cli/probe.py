@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.probe import Line, Probe
+    from dhhpc.scaling.forecasts.probe import Line, Probe
 
 
 def probe(
@@ -36,8 +36,8 @@ def probe(
     from dhhpc.errors import DhhpcError
     from dhhpc.files import write_json
     from dhhpc.mpi import connect, failing_together, launch
-    from dhhpc.scaling.probe import probe as measure
-    from dhhpc.scaling.probe_machine import machine_of
+    from dhhpc.scaling.forecasts.probe import probe as measure
+    from dhhpc.scaling.forecasts.probe_machine import machine_of
 
     if not path.is_dir():
         raise DhhpcError(f"--path {path}: no such folder; name one on the disk to measure")

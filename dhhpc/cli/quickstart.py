@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.results import Results
+    from dhhpc.scaling.studies.results import Results
 
 STEPS = 6
 RANKS = 2
@@ -72,7 +72,7 @@ def quickstart(
         for path in check_onnx(output, results):
             say(f"{path}: valid")
     with step(6, "write the scaling report") as say:
-        from dhhpc.scaling.report import report
+        from dhhpc.scaling.reports.report import report
 
         page = report(output / inputs.RESULTS)
         say(str(page))
@@ -115,7 +115,7 @@ def measure(output: Path) -> Results:
     """Run the quickstart's study."""
     from dhhpc import zoo
     from dhhpc.cli.study_progress import study_progress
-    from dhhpc.scaling.runner import check_points, run_study
+    from dhhpc.scaling.studies.runner import check_points, run_study
     from dhhpc.usecases import quickstart as inputs
 
     with study_progress("      ") as watcher:

@@ -10,7 +10,7 @@ import typer
 from dhhpc.errors import DhhpcError
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.rehearsal import Rehearsal
+    from dhhpc.scaling.resources.rehearsal import Rehearsal
     from dhhpc.training import Experiment
 
 
@@ -42,7 +42,7 @@ def rehearse(
     from dhhpc import zoo
     from dhhpc.files import write_json
     from dhhpc.mpi.launcher import detect_launcher
-    from dhhpc.scaling import rehearsal
+    from dhhpc.scaling.resources import rehearsal
 
     launcher = detect_launcher(os.environ)
     if launcher.ranks > 1:
@@ -81,7 +81,7 @@ def rehearsed(file: Path, threads: int, batch_size: int, seconds: float) -> Rehe
     from dhhpc.batch.command import run_dhhpc
     from dhhpc.batch.job_log import last_error_line
     from dhhpc.cli.allocation_table import counted
-    from dhhpc.scaling.rehearsal import read_rehearsal
+    from dhhpc.scaling.resources.rehearsal import read_rehearsal
 
     print(
         f"rehearsal: trains {file} here for about {seconds:g} s, on one rank of {counted(threads, 'thread')}",

@@ -112,7 +112,7 @@ def write_report(
     """
     from dhhpc import zoo
     from dhhpc.errors import DhhpcError
-    from dhhpc.scaling.run_report import run_report
+    from dhhpc.scaling.reports.run_report import run_report
     from dhhpc.training import holds_series
 
     if holds_series(run):

@@ -13,8 +13,8 @@ from dhhpc.cli.rehearsal import rehearse
 from dhhpc.cli.simulation import simulate
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.fitted import Fit
-    from dhhpc.scaling.results import Results
+    from dhhpc.scaling.fits.fitted import Fit
+    from dhhpc.scaling.studies.results import Results
 
 
 def register(app: typer.Typer) -> None:
@@ -50,9 +50,9 @@ def run(
     """
     from dhhpc import zoo
     from dhhpc.cli.study_progress import study_progress
-    from dhhpc.scaling.report import report
-    from dhhpc.scaling.runner import check_points, run_study
-    from dhhpc.scaling.study import read_study
+    from dhhpc.scaling.reports.report import report
+    from dhhpc.scaling.studies.runner import check_points, run_study
+    from dhhpc.scaling.studies.study import read_study
 
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
     with study_progress() as watcher:
@@ -71,7 +71,7 @@ def write_report(
 
     Example: dhhpc scale report scaling-quickstart
     """
-    from dhhpc.scaling.report import report
+    from dhhpc.scaling.reports.report import report
 
     print(report(folder))
 
@@ -89,7 +89,7 @@ def fit_line(fit: Fit) -> str:
 
 def as_text(results: Results) -> str:
     """The KPIs and test metrics of each rank count, the fitted models, and toppi."""
-    from dhhpc.scaling.kinds import kind_of
+    from dhhpc.scaling.studies.kinds import kind_of
 
     kinds = [kind_of(row, results.rows) for row in results.rows]
     width = max(map(len, kinds), default=0)

@@ -10,7 +10,7 @@ import typer
 from dhhpc.errors import DhhpcError
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.simulation_forecast import Forecaster
+    from dhhpc.scaling.forecasts.forecast import Forecaster
     from dhhpc.training import Experiment
 
 # Offered unless --ranks says otherwise.
@@ -67,10 +67,10 @@ def simulate(
 
     from dhhpc.cli import simulation_table as tables
     from dhhpc.files import write_json
-    from dhhpc.scaling.network import read_machine
-    from dhhpc.scaling.simulation_calibration import calibrate
-    from dhhpc.scaling.simulation_forecast import Forecaster, forecast
-    from dhhpc.scaling.simulation_validation import validate
+    from dhhpc.scaling.forecasts.calibration import calibrate
+    from dhhpc.scaling.forecasts.forecast import Forecaster, forecast
+    from dhhpc.scaling.forecasts.network import read_machine
+    from dhhpc.scaling.forecasts.validation import validate
 
     described = read_machine(machine)
     if against:
@@ -99,7 +99,7 @@ def simulate(
     else:
         tables.show_forecast(forecaster, found)
     if output is not None:
-        from dhhpc.scaling.simulation_plots import plot_forecast
+        from dhhpc.scaling.forecasts.plots import plot_forecast
 
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / RESULT, document)

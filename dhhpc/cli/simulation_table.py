@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from dhhpc.cli.allocation_table import duration
-from dhhpc.scaling.simulation_forecast import GOOD_EFFICIENCY, PARTS, Forecast, Forecaster, Row
-from dhhpc.scaling.simulation_validation import Validation
+from dhhpc.scaling.forecasts.forecast import GOOD_EFFICIENCY, PARTS, Forecast, Forecaster, Row
+from dhhpc.scaling.forecasts.validation import Validation
 
 
 def forecast_document(forecaster: Forecaster, forecast: Forecast) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def submit_study(job: JobOptions, study: Path, output: Path | None, together: bo
         DhhpcError: the study or a job cannot be had; jobs that were submitted are cancelled.
     """
     from dhhpc.errors import DhhpcError
-    from dhhpc.scaling.study import read_study
-    from dhhpc.scaling.study_jobs import gathering, point_jobs
+    from dhhpc.scaling.studies.jobs import gathering, point_jobs
+    from dhhpc.scaling.studies.study import read_study
 
     if job.nodes != 1:
         raise DhhpcError(

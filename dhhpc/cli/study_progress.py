@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.runner import Watcher
+    from dhhpc.scaling.studies.runner import Watcher
 
 # Seconds between two lines in a log.
 LINE_INTERVAL = 15.0
@@ -17,8 +17,8 @@ LINE_INTERVAL = 15.0
 
 @contextlib.contextmanager
 def study_progress(indent: str = "") -> Iterator[Watcher]:
-    """A watcher for `dhhpc.scaling.runner.run_study` that writes to stderr."""
-    from dhhpc.scaling.runner import Watcher
+    """A watcher for `dhhpc.scaling.studies.runner.run_study` that writes to stderr."""
+    from dhhpc.scaling.studies.runner import Watcher
 
     if not sys.stderr.isatty():
         yield Watcher(lambda line: print_line(indent + line), LogProgress(indent))

@@ -11,7 +11,7 @@ import typer
 from dhhpc.errors import DhhpcError
 
 if TYPE_CHECKING:
-    from dhhpc.scaling.traffic import Network
+    from dhhpc.scaling.resources.traffic import Network
 
 UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -72,8 +72,8 @@ def suggest(
     from dhhpc.batch import JobRequest, read_site
     from dhhpc.cli.rehearsal import rehearsed, with_threads
     from dhhpc.cli.suggestion_table import Suggestion
-    from dhhpc.scaling.rehearsal import read_rehearsal, refuse_spatial
-    from dhhpc.scaling.suggestion import check_ranks, nodes_to_try, place_of, recommended, suggest
+    from dhhpc.scaling.resources.rehearsal import read_rehearsal, refuse_spatial
+    from dhhpc.scaling.resources.suggestion import check_ranks, nodes_to_try, place_of, recommended, suggest
     from dhhpc.training.footprint import Counting
 
     limit = None if deadline is None else seconds_of(deadline)
@@ -151,7 +151,7 @@ def network_of(text: str | None) -> Network:
     from dataclasses import replace
 
     from dhhpc.scaling.collectives import Link
-    from dhhpc.scaling.traffic import ASSUMED
+    from dhhpc.scaling.resources.traffic import ASSUMED
 
     if text is None:
         return ASSUMED

@@ -12,9 +12,9 @@ from typing import Any
 from dhhpc.batch.duration import format_duration
 from dhhpc.cli.allocation_table import counted, duration
 from dhhpc.cli.rehearsal import as_text, mib
-from dhhpc.scaling.rehearsal import Rehearsal
-from dhhpc.scaling.suggestion import MEMORY_MARGIN, TIME_MARGIN, TIME_STEP, Figures, Place, Row
-from dhhpc.scaling.traffic import ASSUMED, Network
+from dhhpc.scaling.resources.rehearsal import Rehearsal
+from dhhpc.scaling.resources.suggestion import MEMORY_MARGIN, TIME_MARGIN, TIME_STEP, Figures, Place, Row
+from dhhpc.scaling.resources.traffic import ASSUMED, Network
 
 # How often `dhhpc submit` has a job queued again by itself, for what may fail.
 REQUEUES = 3

@@ -13,7 +13,7 @@ from dhhpc.errors import DhhpcError
 from dhhpc.scaling import kpis
 from dhhpc.scaling.design_time import design_seconds
 from dhhpc.scaling.energy import energy_of
-from dhhpc.scaling.results import RESULTS_NAME, read_results
+from dhhpc.scaling.studies.results import RESULTS_NAME, read_results
 from dhhpc.training import holds_series, read_run, read_series
 from dhhpc.training.run_record import RECORD
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dhhpc.batch import find_job, scheduler_for
-from dhhpc.scaling.results import read_results
+from dhhpc.scaling.studies.results import read_results
 from tests import synthetic
 
 SLURM = scheduler_for("slurm")

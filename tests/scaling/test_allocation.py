@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.allocation import Kind, Policy, Work, allocate, averaging_seconds, forecast, splits
+from dhhpc.scaling.resources.allocation import (
+    Kind,
+    Policy,
+    Work,
+    allocate,
+    averaging_seconds,
+    forecast,
+    splits,
+)
 
 
 def shares_of(batch: int, ranks: int, least: int):

@@ -8,10 +8,10 @@ from scipy.optimize import nnls
 from scipy.stats import norm
 
 from dhhpc.scaling.bootstrap import interval_of_estimate, most_confidence
-from dhhpc.scaling.fitted import Fit, goodness
-from dhhpc.scaling.laws import LAWS, fit_law
-from dhhpc.scaling.least_squares import condition, not_negative
-from dhhpc.scaling.mechanism import expected_maximum, fit_mechanism
+from dhhpc.scaling.fits.fitted import Fit, goodness
+from dhhpc.scaling.fits.laws import LAWS, fit_law
+from dhhpc.scaling.fits.least_squares import condition, not_negative
+from dhhpc.scaling.fits.mechanism import expected_maximum, fit_mechanism
 from tests.scaling.synthetic_trainer import SyntheticTrainer
 
 COUNTS = [1, 2, 4, 8, 16, 32]

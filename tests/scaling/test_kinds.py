@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 
 from dhhpc.cli.scale import as_text
-from dhhpc.scaling.fits import fit_points
-from dhhpc.scaling.kinds import kind_of, kinds_of
-from dhhpc.scaling.report import report
-from dhhpc.scaling.results import Epoch, Point, Preprocessing, Results, TimeSplit, table, write_results
-from dhhpc.scaling.runner import summary_of
-from dhhpc.scaling.study import Study
+from dhhpc.scaling.fits.choice import fit_points
+from dhhpc.scaling.reports.report import report
+from dhhpc.scaling.studies.kinds import kind_of, kinds_of
+from dhhpc.scaling.studies.results import (
+    Epoch,
+    Point,
+    Preprocessing,
+    Results,
+    TimeSplit,
+    table,
+    write_results,
+)
+from dhhpc.scaling.studies.runner import summary_of
+from dhhpc.scaling.studies.study import Study
 
 
 def point(variant: str, ranks: int, totm: float, target: float | None, threads: int = 1) -> Point:

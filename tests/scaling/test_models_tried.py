@@ -12,7 +12,7 @@ import pytest
 from dhhpc.errors import DhhpcError
 from dhhpc.scaling import design_time
 from dhhpc.scaling.models_tried import kpis_of
-from dhhpc.scaling.results import write_results
+from dhhpc.scaling.studies.results import write_results
 from tests import synthetic
 from tests.scaling.synthetic_trainer import SyntheticTrainer, results_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
-from dhhpc.scaling.network import Machine, read_machine
+from dhhpc.scaling.forecasts.network import Machine, read_machine
 
 READY = sorted((resource_folder("scaling-studies") / "machines").glob("*.yml"))
 

@@ -12,9 +12,9 @@ import pytest
 from dhhpc.cli.app import command_line
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, connect
-from dhhpc.scaling.network import read_machine
-from dhhpc.scaling.probe import Disk, Probe, fit, probe
-from dhhpc.scaling.probe_machine import machine_of
+from dhhpc.scaling.forecasts.network import read_machine
+from dhhpc.scaling.forecasts.probe import Disk, Probe, fit, probe
+from dhhpc.scaling.forecasts.probe_machine import machine_of
 from tests import synthetic
 
 SMALL = {"sizes": (8, 4096, 262144), "copied": 2**20, "file_bytes": 2**20}

@@ -11,8 +11,8 @@ import pytest
 
 from dhhpc import zoo
 from dhhpc.mpi.launch import environment_for, mpiexec
-from dhhpc.scaling.rehearsal import Rehearsal, read_rehearsal
-from dhhpc.scaling.suggestion import MEMORY_MARGIN, work_of
+from dhhpc.scaling.resources.rehearsal import Rehearsal, read_rehearsal
+from dhhpc.scaling.resources.suggestion import MEMORY_MARGIN, work_of
 from dhhpc.training import read_experiment
 from dhhpc.training.footprint import Counting
 from tests import synthetic

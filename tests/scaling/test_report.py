@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dhhpc.scaling.energy import Rapl, consumed, energy_of
-from dhhpc.scaling.fits import fit_points
-from dhhpc.scaling.report import plain_significant, report
-from dhhpc.scaling.results import Results, read_results, write_results
+from dhhpc.scaling.fits.choice import fit_points
+from dhhpc.scaling.reports.report import plain_significant, report
+from dhhpc.scaling.studies.results import Results, read_results, write_results
 from tests.scaling.synthetic_trainer import SyntheticTrainer, points_of, results_of
 
 COUNTS = [1, 2, 4, 8, 16]

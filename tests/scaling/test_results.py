@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.results import Point, TimeSplit, read_results, table
+from dhhpc.scaling.studies.results import Point, TimeSplit, read_results, table
 
 
 def point(ranks: int, totm: float | None, repeat: int = 1, **changes) -> Point:

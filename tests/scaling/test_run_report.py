@@ -13,8 +13,8 @@ from PIL import Image
 from dhhpc import zoo
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
-from dhhpc.scaling.examples import evaluate_run
-from dhhpc.scaling.run_report import run_report
+from dhhpc.scaling.reports.run_report import run_report
+from dhhpc.scaling.studies.examples import evaluate_run
 from dhhpc.training import Experiment, RunRecord, train
 from tests import synthetic
 

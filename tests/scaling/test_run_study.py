@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dhhpc.scaling.results import read_results
+from dhhpc.scaling.studies.results import read_results
 from tests import synthetic
 
 

@@ -13,8 +13,8 @@ import yaml
 from dhhpc.cli.app import command_line
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
-from dhhpc.scaling.calibration import read_measured
-from dhhpc.scaling.simulation_noise import jitter_of, step_deviation, traced_residuals
+from dhhpc.scaling.forecasts.noise import jitter_of, step_deviation, traced_residuals
+from dhhpc.scaling.resources.calibration import read_measured
 from dhhpc.training.experiment import Experiment
 from tests import synthetic
 

@@ -12,16 +12,16 @@ import pytest
 from scipy import integrate, stats
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.network import Machine
-from dhhpc.scaling.simulation import EpochTimes, Pace, Simulation
-from dhhpc.scaling.simulation_failures import (
+from dhhpc.scaling.forecasts.failures import (
     Failures,
     daly_interval,
     expected_seconds,
     simulate_failures,
 )
-from dhhpc.scaling.simulation_jitter import Jitter, residuals_of
-from dhhpc.scaling.simulation_plan import Network, Plan, Saving, plan
+from dhhpc.scaling.forecasts.jitter import Jitter, residuals_of
+from dhhpc.scaling.forecasts.network import Machine
+from dhhpc.scaling.forecasts.plan import Network, Plan, Saving, plan
+from dhhpc.scaling.forecasts.simulation import EpochTimes, Pace, Simulation
 from dhhpc.training.experiment import Experiment
 
 # Nothing takes time but what a test says.

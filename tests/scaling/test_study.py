@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.study import read_study
+from dhhpc.scaling.studies.study import read_study
 
 
 def write(folder: Path, **changes) -> Path:

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.fits import fit_points
-from dhhpc.scaling.results import Point, TimeSplit, table
-from dhhpc.scaling.runner import changed_experiment
-from dhhpc.scaling.study import Study
-from dhhpc.scaling.study_jobs import point_jobs
-from dhhpc.scaling.tasks import in_turn, tasks_of
+from dhhpc.scaling.fits.choice import fit_points
+from dhhpc.scaling.studies.jobs import point_jobs
+from dhhpc.scaling.studies.results import Point, TimeSplit, table
+from dhhpc.scaling.studies.runner import changed_experiment
+from dhhpc.scaling.studies.study import Study
+from dhhpc.scaling.studies.tasks import in_turn, tasks_of
 from tests import synthetic
 
 VARIANTS = {

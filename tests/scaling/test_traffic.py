@@ -6,7 +6,7 @@ import pytest
 
 from dhhpc import zoo
 from dhhpc.scaling.collectives import Link
-from dhhpc.scaling.traffic import Network, averaging_seconds
+from dhhpc.scaling.resources.traffic import Network, averaging_seconds
 from dhhpc.training import Experiment
 from dhhpc.training.footprint import Counting
 from tests import synthetic

@@ -1,0 +1,1 @@
+"""Models of scaling fitted to measured times."""

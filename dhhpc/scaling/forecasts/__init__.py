@@ -1,0 +1,1 @@
+"""Forecasts for more ranks and other machines: probes, described machines, a simulation."""

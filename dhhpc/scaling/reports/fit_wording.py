@@ -1,0 +1,124 @@
+"""Fitted models in words: what each assumes, what its parameters are, and what a reader must not conclude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from dhhpc.scaling.bootstrap import FEWEST_RUNS
+from dhhpc.scaling.fits.fitted import Fit, usual
+from dhhpc.scaling.studies.results import Results
+from dhhpc.training.statistics import CONFIDENCE
+
+Figure = Callable[[float, int], str]
+
+NAMES = {
+    "amdahl": "Amdahl's law",
+    "gustafson": "Gustafson's law",
+    "usl": "Universal Scalability Law",
+    "mechanistic": "mechanistic model",
+}
+MEANINGS = {
+    "amdahl": "A part of the work is serial, and the rest is shared by all ranks without loss.",
+    "gustafson": "Work grows with the ranks, all but a serial part of it.",
+    "usl": "Ranks wait for what they share (contention), and for each of them to agree with each other one "
+    "(coherence).",
+    "mechanistic": "The sum of computing, loading, averaging (a latency for each message and a time for each "
+    "byte of an all-reduce), waiting for the slowest of ranks whose seconds vary, validation, checkpoints, "
+    "start and end, each fitted to the seconds that the runs spent on it.",
+}
+PARAMETERS = {
+    "seconds_on_one_rank": "totm on one rank",
+    "serial_fraction": "serial fraction",
+    "contention": "contention, sigma",
+    "coherence": "coherence, kappa",
+    "compute": "computing a sample",
+    "data": "waiting for the data of a sample",
+    "latency": "latency of a message, alpha",
+    "seconds_per_byte": "time of a byte, beta",
+    "memory_seconds_per_byte": "time of a byte in a node's memory",
+    "jitter": "deviation of a batch's seconds, as a share of their mean",
+    "validation": "validation on one rank",
+    "checkpoint": "checkpoints",
+    "once": "start and end",
+}
+
+
+def fit_caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
+    """What the reader of fits and intervals must keep in mind; arguments as in `wording`."""
+    if not results.rows:
+        return []
+    sentences: list[str] = []
+    least = min(results.rows, key=lambda row: row.runs)
+    if least.runs < FEWEST_RUNS:
+        if results.study.repeats > 1 or any(fit.refused is None for fit in results.fits):
+            sentences.append(
+                text(
+                    "With {} of a rank count there is no interval of its median; repeat it {} times or more."
+                ).format(text("{} run" + "s" * (least.runs > 1)).format(figure(least.runs, 0)), FEWEST_RUNS)
+            )
+    elif least.confidence is not None and least.confidence < CONFIDENCE:
+        sentences.append(
+            text(
+                "Intervals of the median of {} runs cannot reach beyond the fastest and the slowest, and "
+                "hold the true one with a probability of {} at most, where 0.95 is meant; 6 runs suffice."
+            ).format(figure(least.runs, 0), figure(least.confidence, 2))
+        )
+    fitted = [fit for fit in results.fits if fit.refused is None]
+    if not fitted:
+        return sentences
+    sentences.append(
+        text(
+            "Fitted curves end at {} ranks, the most that were measured: beyond them a model is a guess, "
+            "however well it fits."
+        ).format(figure(results.rows[-1].ranks, 0))
+    )
+    misfits = [NAMES[fit.model] for fit in fitted if errs_beyond_chance(fit, results)]
+    if misfits:
+        sentences.append(
+            text(
+                "Errors of more than twice what runs on as many ranks differ by are no chance. So far off, "
+                "and not to be relied on whatever the intervals say: {}."
+            ).format(", ".join(misfits))
+        )
+    mechanistic = any(fit.model == "mechanistic" for fit in fitted)
+    if mechanistic and results.experiment["parallel"]["method"] == "gradient":
+        sentences.append(
+            text(
+                "Gradients are sent while the backward pass goes on, and only what that does not hide is "
+                "measured: latency and time of a byte are those that remain, not those of the network."
+            )
+        )
+    if any(is_at_zero(fit) for fit in fitted):
+        sentences.append(
+            text(
+                "A parameter at zero could not be told from zero: what it stands for is too small to be seen "
+                "in these runs, or the model is not theirs."
+            )
+        )
+    return sentences
+
+
+def is_at_zero(fit: Fit) -> bool:
+    return any(parameter.value == 0 for parameter in fit.parameters)
+
+
+def errs_beyond_chance(fit: Fit, results: Results) -> bool:
+    """Whether a model errs by more than twice what repeated runs differ by; False where none was repeated."""
+    ranks, totm = zip(
+        *((point.ranks, point.totm) for point in results.points if point.totm is not None), strict=True
+    )
+    repeated = len(totm) - len(set(ranks))
+    if not repeated or fit.relative_rmse is None:
+        return False
+    seconds = np.array(totm)
+    chance = float(((seconds / usual(np.array(ranks), seconds) - 1) ** 2).sum()) / repeated
+    return fit.relative_rmse > 2 * math.sqrt(chance)
+
+
+def preferred(results: Results) -> str | None:
+    """The model of the least AICc; None unless there are several to choose from."""
+    found = {fit.model: fit.aicc for fit in results.fits if fit.aicc is not None}
+    return min(found, key=lambda model: found[model]) if len(found) > 1 else None

@@ -1,0 +1,153 @@
+"""What a study shows and what it cannot show, in plain sentences for both forms of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dhhpc.scaling.studies.kinds import kind_of, kinds_of
+from dhhpc.scaling.studies.results import Results, Row
+
+# Caches can help a little; more than this is doubtful.
+SUSPECT_EFFICIENCY = 1.05
+
+Figure = Callable[[float, int], str]
+
+
+def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
+    """The outcome in one sentence a subject.
+
+    Args:
+        text: `markupsafe.Markup` for HTML, `str` for Markdown: the sentences are formats of this type.
+        figure: renders a number with so many digits.
+    """
+
+    def ranks(count: int) -> str:
+        return text("{} rank" + "s" * (count > 1)).format(figure(count, 0))
+
+    def prefix(row: Row) -> str:
+        kind = kind_of(row, results.rows)
+        return f"{kind}, " if kind else ""
+
+    if not results.rows:
+        return [text("No point of this study has finished.")]
+    sentences = []
+    for kind, rows in kinds_of(results.rows).items():
+        first, last = rows[0], rows[-1]
+        subject = text("{}: training").format(kind) if kind else text("Training")
+        if last is first:
+            sentences.append(
+                text("{} took {} s on {}. One rank count says nothing about scaling.").format(
+                    subject, figure(first.totm, 1), ranks(first.ranks)
+                )
+            )
+            continue
+        sentences.append(
+            text("{} took {} s on {} and {} s on {}: a speed-up of {} at an efficiency of {}.").format(
+                subject,
+                figure(first.totm, 1),
+                ranks(first.ranks),
+                figure(last.totm, 1),
+                ranks(last.ranks),
+                figure(last.speed_up, 2),
+                figure(last.efficiency, 2),
+            )
+        )
+    if results.study.target is not None:
+        sentences.append(target_reached(results, text, figure))
+    for key, sentence in (
+        ("dice", "On the test images the predicted masks reach a Dice overlap of {} with the true ones."),
+        ("accuracy", "On the test images the accuracy is {}."),
+    ):
+        reached = [(row.test[key], row) for row in results.rows if key in row.test]
+        if reached:
+            listed = text(", ").join(
+                text("{} ({}{})").format(figure(value, 3), prefix(row), ranks(row.ranks))
+                for value, row in reached
+            )
+            sentences.append(text(sentence).format(listed))
+            break
+    return sentences
+
+
+def target_reached(results: Results, text: type[str], figure: Figure) -> str:
+    """Which row got to the study's target first; arguments as in `findings`."""
+    target = results.study.target
+    assert target is not None
+    goal = text("The validation {} of {}").format(target.metric, figure(target.value, 3))
+    there = [row for row in results.rows if row.target_seconds is not None]
+    if not there:
+        return text("{} was reached by no run.").format(goal)
+    best = min(there, key=lambda row: row.target_seconds or 0.0)
+    kind = kind_of(best, results.rows)
+    return text("{} was reached soonest, after {} s, on {} rank{}{}; {} of {} points got there.").format(
+        goal,
+        figure(best.target_seconds or 0.0, 1),
+        figure(best.ranks, 0),
+        "s" if best.ranks > 1 else "",
+        f" ({kind})" if kind else "",
+        len(there),
+        len(results.rows),
+    )
+
+
+def caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
+    """What the reader must keep in mind; arguments as in `findings`."""
+    summary, study = results.summary, results.study
+    if not results.rows or summary is None:
+        return []
+
+    def counted(count: int, noun: str) -> str:
+        return text("{} " + noun + "s" * (count > 1)).format(figure(count, 0))
+
+    sentences = [
+        text("{} on {} with {}: this says nothing about more ranks{}.").format(
+            counted(summary.finished, "point"),
+            counted(summary.machines, "machine"),
+            counted(summary.cores, "core"),
+            " or about a network between machines, since all ranks shared one memory"
+            if summary.machines == 1
+            else "",
+        )
+    ]
+    if study.repeats == 1:
+        sentences.append(text("Each point was measured once, so the spread from run to run is unknown."))
+    else:
+        sentences.append(
+            text(
+                "Of up to {} of each rank count the one with the median time counts; the table also shows "
+                "the fastest and the slowest."
+            ).format(counted(study.repeats, "run"))
+        )
+    if summary.most_threads > summary.cores:
+        sentences.append(
+            text("Up to {} shared {}: ranks waited for each other's cores.").format(
+                counted(summary.most_threads, "thread"), counted(summary.cores, "core")
+            )
+        )
+    if any(row.efficiency > SUSPECT_EFFICIENCY for row in results.rows):
+        sentences.append(
+            text(
+                "An efficiency above {} is no gift: most likely other work on the machine slowed the base "
+                "down. Measure again on an idle machine, with repeats."
+            ).format(f"{SUSPECT_EFFICIENCY:.2f}")
+        )
+    if study.mode == "weak":
+        sentences.append(
+            text(
+                "Weak scaling: n ranks trained n times the epochs of one, so that every rank saw as many "
+                "samples."
+            )
+        )
+    if results.rows[0].ranks > 1:
+        sentences.append(
+            text(
+                "Speed-up is relative to {}, taken as perfectly efficient: one rank was not measured."
+            ).format(counted(results.rows[0].ranks, "rank"))
+        )
+    sentences.append(
+        text(
+            "With more ranks a model learns from other batches, so its loss and metrics differ: compare "
+            "those before the times."
+        )
+    )
+    return sentences

@@ -1,0 +1,1 @@
+"""What to ask a machine for: ranks, nodes, memory, time."""

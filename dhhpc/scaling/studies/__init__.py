@@ -1,0 +1,1 @@
+"""Scaling studies: what is measured, running it, and the results."""
