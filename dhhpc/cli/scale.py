@@ -66,13 +66,34 @@ def run(
 
 def write_report(
     folder: Annotated[Path, typer.Argument(help="The folder of a study's results.")],
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BEFORE", help="Compare with an earlier study of the same points; no page is written."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="With --compare: by which share training may take longer.")
+    ] = 0.05,
+    as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON.")] = False,
 ) -> None:
     """Draw the plots and write report.html and report.md again from results.json.
 
+    With --compare it tells instead whether training has become slower since an earlier study, by more than
+    chance and the tolerance: then the exit code is 1. It goes by all runs of all points that both measured;
+    three repeats or more are best.
+
     Example: dhhpc scale report scaling-quickstart
+
+    Example: dhhpc scale report --compare scaling-before scaling-after
     """
     from dhhpc.scaling.reports.report import report
 
+    if compare is not None:
+        from dhhpc.cli.study_comparison import compare_studies
+
+        compare_studies(compare, folder, tolerance, as_json)
+        return
     print(report(folder))
 
 
