@@ -75,6 +75,13 @@ def write_report(
     tolerance: Annotated[
         float, typer.Option(min=0, help="With --compare: by which share training may take longer.")
     ] = 0.05,
+    mllog: Annotated[
+        bool, typer.Option("--mllog", help="Print the runs as MLPerf log lines; no page is written.")
+    ] = False,
+    prometheus: Annotated[
+        bool,
+        typer.Option("--prometheus", help="Print the KPIs in Prometheus' text format; no page is written."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON.")] = False,
 ) -> None:
     """Draw the plots and write report.html and report.md again from results.json.
@@ -93,6 +100,16 @@ def write_report(
         from dhhpc.cli.study_comparison import compare_studies
 
         compare_studies(compare, folder, tolerance, as_json)
+        return
+    if mllog or prometheus:
+        from dhhpc.scaling.reports import exports
+        from dhhpc.scaling.studies.results import read_results
+
+        results = read_results(folder)
+        if mllog:
+            print(*exports.mllog(results), sep="\n")
+        if prometheus:
+            print(exports.prometheus(results), end="")
         return
     print(report(folder))
 
