@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from dhhpc.errors import DhhpcError
+from dhhpc.resources import resource_folder
 from dhhpc.scaling.studies.study import read_study
+from dhhpc.scaling.studies.tasks import tasks_of
 
 
 def write(folder: Path, **changes) -> Path:
@@ -51,3 +53,13 @@ def test_a_missing_experiment_is_named_with_the_option_that_mends_it(tmp_path):
     with pytest.raises(DhhpcError, match=r"--experiment: .*other\.yml: no such file"):
         read_study(write(tmp_path), tmp_path / "other.yml")
     assert read_study(write(tmp_path, experiment="none.yml"), tmp_path / "experiment.yml")
+
+
+def test_the_ready_studies_are_whole(tmp_path):
+    (tmp_path / "experiment.yml").write_text("name: any\n")
+    found = sorted(resource_folder("scaling-studies").glob("*.yml"))
+    assert len(found) > 3
+    for path in found:
+        study, _ = read_study(path, tmp_path / "experiment.yml")
+        assert study.name == path.stem
+        assert tasks_of(study, epochs=2)
