@@ -36,16 +36,16 @@ TURN_SECONDS = 0.02
 
 
 @contextlib.contextmanager
-def slowed(process: int) -> Iterator[None]:
-    """Stop a process half of the time."""
+def slowed(process: int, running: float = TURN_SECONDS) -> Iterator[None]:
+    """While inside, a process runs for so many seconds between stops of `TURN_SECONDS`."""
     over = threading.Event()
 
     def turns() -> None:
         with contextlib.suppress(ProcessLookupError):
             while not over.is_set():
-                for number in (signal.SIGSTOP, signal.SIGCONT):
+                for number, seconds in ((signal.SIGSTOP, TURN_SECONDS), (signal.SIGCONT, running)):
                     os.kill(process, number)
-                    time.sleep(TURN_SECONDS)
+                    time.sleep(seconds)
 
     thread = threading.Thread(target=turns)
     thread.start()

@@ -1,15 +1,12 @@
 """The split of batches by measured speed: by hand, and with a rank that is slowed down."""
 
 import contextlib
-import os
 import signal
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dhhpc.benchmarks.straggler import slowed
 from dhhpc.training import read_run
 from dhhpc.training.splitting import Pace, measured_weights
 from tests import synthetic
@@ -61,28 +58,6 @@ def process_of(rank: int, run: Path) -> int:
     raise AssertionError(f"no rank {rank} of {run}")
 
 
-@contextlib.contextmanager
-def slowed(process: int) -> Iterator[None]:
-    """While inside, a process runs only a third of the time."""
-    over = threading.Event()
-
-    def take_turns() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            while not over.is_set():
-                os.kill(process, signal.SIGSTOP)
-                time.sleep(0.02)
-                os.kill(process, signal.SIGCONT)
-                time.sleep(0.01)
-
-    thread = threading.Thread(target=take_turns)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
 def test_a_slow_rank_takes_less(tmp_path):
     shards = synthetic.write_discs(tmp_path / "shards", {"training": 64}, size=32)
     changes = {
@@ -95,7 +70,7 @@ def test_a_slow_rank_takes_less(tmp_path):
     file = synthetic.write_experiment(tmp_path / "e.yml", shards, run, **changes)
     process = start("train", file, "--ranks", 2, "--output", run)
     wait_for_epochs(run, 1, process)
-    with slowed(process_of(1, run)):
+    with slowed(process_of(1, run), running=0.01):
         wait_for_epochs(run, len(read_run(run).content["history"]) + 6, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75, process.communicate()

@@ -13,26 +13,14 @@ from dhhpc.scaling.forecasts.forecast import GOOD_EFFICIENCY, Row
 from dhhpc.scaling.reports.plots import (
     BLACK,
     BLUE,
-    GREEN,
-    ORANGE,
+    GREY,
     PAGE_INCHES,
-    PURPLE,
-    SKY,
     STYLE,
-    VERMILION,
+    TIME_PARTS,
     save,
 )
 
-# Of PARTS: words, colour and hatch.
-SHARES = (
-    ("compute", "compute", BLUE, ""),
-    ("communication", "communication", ORANGE, "///"),
-    ("wait", "waiting for ranks", VERMILION, "..."),
-    ("data", "waiting for data", GREEN, "xxx"),
-    ("validation", "validation", PURPLE, "\\\\\\"),
-    ("checkpoint", "checkpoints", SKY, "++"),
-    ("other", "beside samples", "#bbbbbb", ""),
-)
+SHARES = (*TIME_PARTS, ("other", "beside samples", GREY, ""))
 
 
 def plot_forecast(rows: Sequence[Row], measured: Sequence[int], title: str, path: Path) -> None:

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 # Okabe and Ito's palette, "Color Universal Design", 2008.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+GREY = "#bbbbbb"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
@@ -40,6 +41,15 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 220,
     "figure.constrained_layout.use": True,
 }
+# Where time goes: the field that holds it, words, colour and hatch.
+TIME_PARTS = (
+    ("compute", "compute", BLUE, ""),
+    ("communication", "communication", ORANGE, "///"),
+    ("wait", "waiting for ranks", VERMILION, "..."),
+    ("data", "waiting for data", GREEN, "xxx"),
+    ("validation", "validation", PURPLE, "\\\\\\"),
+    ("checkpoint", "checkpoints", SKY, "---"),
+)
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.2
 # Rank counts this many times apart are drawn at equal ratios.
 WIDE = 8
@@ -120,15 +130,7 @@ def plot_efficiency(rows: Sequence[Row], path: Path) -> None:
 
 def plot_time(rows: Sequence[Row], path: Path) -> None:
     """totm of each rank count as a stack of computing, communication, data and the rest."""
-    parts = (
-        ("compute", "compute", BLUE, ""),
-        ("communication", "communication", ORANGE, "///"),
-        ("wait", "waiting for ranks", VERMILION, "..."),
-        ("data", "waiting for data", GREEN, "xxx"),
-        ("validation", "validation", PURPLE, "\\\\\\"),
-        ("checkpoint", "checkpoints", SKY, "---"),
-        ("other", "start and end", "#bbbbbb", ""),
-    )
+    parts = (*TIME_PARTS, ("other", "start and end", GREY, ""))
     kinds = [kind_of(row, rows) for row in rows]
     # Bars of kinds have names below them, which take room.
     wide = (max(COLUMN_INCHES, 0.45 * len(rows) + 1), 3.6) if any(kinds) else (COLUMN_INCHES, 3.0)
