@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -111,5 +113,21 @@ def run_dhhpc(
         env=clean_environment() | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
+
+
+def run_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`dhhpc` in this process, which saves the start of another and what it imports."""
+    from dhhpc.cli.app import main
+
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    before, sys.argv = sys.argv, ["dhhpc", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())

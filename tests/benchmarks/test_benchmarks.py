@@ -119,7 +119,7 @@ def test_wrong_names_are_told_in_one_line(arguments, part):
 def test_the_peak_is_above_blas_and_below_what_cpus_can():
     x = np.ones((512, 512), np.float32)
     seconds = min(timeit.repeat(lambda: x @ x, number=1))
-    peak = peak_gflops()
+    peak = max(peak_gflops() for _ in range(3))  # others take the cores now and then
     assert 0.5 * 2 * 512**3 / seconds / 1e9 < peak
     # 2 units of 16 lanes, an addition and a multiplication each, at 6 GHz on every core.
     assert peak < 2 * 16 * 2 * 6.0 * len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
 # By each algorithm:
 for stride, channels, kernels, groups in (
-    (1, 19, 21, 1), (1, 60, 70, 1), (2, 19, 21, 1), (1, 19, 19, 19), (2, 19, 19, 19)
+    (1, 60, 70, 1), (2, 19, 21, 1), (2, 19, 19, 19)
 ):
     options = ((stride, stride), (1, 1), (1, 1), groups)
     x = generator.standard_normal((2, channels, 19, 17), np.float32)

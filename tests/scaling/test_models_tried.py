@@ -25,7 +25,7 @@ def trained(tmp_path_factory) -> Path:
     index = json.loads((shards / "index.json").read_text())
     (shards / "index.json").write_text(json.dumps(index | {"seconds": 2.5}))
     experiment = synthetic.write_experiment(folder / "experiment.yml", shards, folder / "small", epochs=1)
-    result = synthetic.run_dhhpc("train", experiment)
+    result = synthetic.run_here("train", experiment)
     assert result.returncode == 0, result.stderr
     set_record(folder / "small", ranks=2, threads_of_ranks=[3, 1], totm=8.0)
     return folder
@@ -53,7 +53,7 @@ def folder(trained, tmp_path) -> Path:
 
 
 def test_kpis_of_two_models_by_hand(folder):
-    found = synthetic.run_dhhpc("kpi", folder / "small", folder / "large", "--json")
+    found = synthetic.run_here("kpi", folder / "small", folder / "large", "--json")
     assert found.returncode == 0, found.stderr
     content = json.loads(found.stdout)
     small, large = content["runs"]
@@ -95,7 +95,7 @@ def test_a_study_counts_once_and_a_series_whole(folder):
     assert found.ttmip == 60 + 2.5 + 12 + 32
     series = folder / "series"
     experiment = synthetic.write_experiment(folder / "series.yml", folder / "shards", series, epochs=1)
-    assert synthetic.run_dhhpc("train", experiment, "--seeds", "2").returncode == 0
+    assert synthetic.run_here("train", experiment, "--seeds", "2").returncode == 0
     times = [
         json.loads((series / f"seed-{seed}" / "run.json").read_text())["kpis"]["totm"] for seed in (3, 4)
     ]
@@ -108,7 +108,7 @@ def test_what_is_no_model_is_refused_in_one_line(folder):
         kpis_of([folder / "shards"])
     with pytest.raises(DhhpcError, match="small: is given twice"):
         kpis_of([folder / "small", folder / "large", folder / "small"])
-    result = synthetic.run_dhhpc("kpi", folder / "small", "--price-per-core-hour", "-1")
+    result = synthetic.run_here("kpi", folder / "small", "--price-per-core-hour", "-1")
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     assert "--price-per-core-hour -1" in result.stderr
     shutil.rmtree(folder / "shards")
@@ -141,9 +141,9 @@ def test_the_clock_of_design_time(tmp_path):
 
 
 def test_the_clock_on_the_command_line(tmp_path):
-    assert synthetic.run_dhhpc("kpi", "design-time", "start", tmp_path / "shards").returncode == 0
-    result = synthetic.run_dhhpc("kpi", "design-time", "add", tmp_path / "shards", "2")
+    assert synthetic.run_here("kpi", "design-time", "start", tmp_path / "shards").returncode == 0
+    result = synthetic.run_here("kpi", "design-time", "add", tmp_path / "shards", "2")
     assert "2.00 hours of design (T1); the clock runs since" in result.stdout
-    result = synthetic.run_dhhpc("kpi", "design-time", "add", tmp_path / "shards", "-0.5")
+    result = synthetic.run_here("kpi", "design-time", "add", tmp_path / "shards", "-0.5")
     assert "1.50 hours" in result.stdout, result.stderr
-    assert "design-time" in synthetic.run_dhhpc("kpi", "--help").stdout
+    assert "design-time" in synthetic.run_here("kpi", "--help").stdout

@@ -29,7 +29,7 @@ def write_study(folder: Path, shards: Path, **changes) -> Path:
 def measured(discs, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("study")
     study = write_study(folder, discs, design_hours=0.5)
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", folder / "scaling")
+    result = synthetic.run_here("scale", "run", study, "--output", folder / "scaling")
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -115,7 +115,7 @@ def test_the_same_results_give_the_same_report(measured, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     for path in (tmp_path / "copy" / "plots").iterdir():
         path.unlink()
-    result = synthetic.run_dhhpc("scale", "report", tmp_path / "copy")
+    result = synthetic.run_here("scale", "report", tmp_path / "copy")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "copy" / "report.html")
     for path in (folder / "plots").iterdir():
@@ -132,9 +132,7 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     content = json.loads(record.read_text())
     record.write_text(json.dumps(content | {"status": "running"}))
     before = read_results(folder / "scaling")
-    result = synthetic.run_dhhpc(
-        "scale", "run", study, "--output", tmp_path / "again" / "scaling", "--gather"
-    )
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "again" / "scaling", "--gather")
     assert result.returncode == 1
     assert "ranks-2-repeat-1: is running; wait for it, or measure it anew" in result.stderr.splitlines()[-1]
     gathered = read_results(tmp_path / "again" / "scaling")
@@ -143,7 +141,7 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     # Results of an earlier version cannot be reported, but do not cost a point.
     earlier = tmp_path / "again" / "scaling" / "results.json"
     earlier.write_text(json.dumps(json.loads(earlier.read_text()) | {"schema_version": 1}))
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "again" / "scaling")
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "again" / "scaling")
     assert result.returncode == 0, result.stderr
     assert "ranks-1-repeat-1: kept" in result.stderr
     assert "ranks-2-repeat-1: was not finished; trained anew" in result.stderr
@@ -161,12 +159,12 @@ def test_points_of_another_experiment_or_other_shards_are_refused(measured, tmp_
     experiment = tmp_path / "changed" / "experiment.yml"
     original = yaml.safe_load(experiment.read_text())
     experiment.write_text(yaml.safe_dump(original | {"batch_size": 2}))
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "changed" / "scaling")
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "changed" / "scaling")
     assert result.returncode == 1
     assert "another batch_size than the experiment; choose another folder" in result.stderr
     others = synthetic.write_discs(tmp_path / "others", {"training": 21, "test": 5}, seed=9)
     experiment.write_text(yaml.safe_dump(original | {"data": {"shards": str(others)}}))
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "changed" / "scaling")
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "changed" / "scaling")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert "other shards" in result.stderr
@@ -175,7 +173,7 @@ def test_points_of_another_experiment_or_other_shards_are_refused(measured, tmp_
 def test_a_failed_point_costs_no_other(discs, tmp_path):
     """30 ranks are more than the 21 training samples: that point fails, the others are reported."""
     study = write_study(tmp_path, discs, ranks=[1, 30], warm_up=False)
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "scaling", "--json")
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "scaling", "--json")
     assert result.returncode == 1
     assert "21 training samples for 30 ranks" in result.stderr.splitlines()[-1]
     points = read_results(tmp_path / "scaling").points
@@ -209,6 +207,6 @@ def test_a_terminated_study_ends_its_training_and_goes_on_later(discs, tmp_path)
     assert process.returncode == 128 + signal.SIGTERM
     running = subprocess.run(["pgrep", "-f", str(tmp_path / "scaling")], capture_output=True, check=False)
     assert running.stdout == b""
-    result = synthetic.run_dhhpc("scale", "run", study, "--output", tmp_path / "scaling")
+    result = synthetic.run_here("scale", "run", study, "--output", tmp_path / "scaling")
     assert result.returncode == 0, result.stderr
     assert [point.status for point in read_results(tmp_path / "scaling").points] == ["finished"]

@@ -18,7 +18,7 @@ import pytest
 from tests import synthetic
 from tests.training.processes import FULL, final_state, selected_model, start, wait_for_the_end_of
 
-KILLS = int(os.environ.get("DHHPC_KILLS", "3"))
+KILLS = int(os.environ.get("DHHPC_KILLS", "2"))
 SEED = int(os.environ.get("DHHPC_KILLS_SEED") or random.SystemRandom().randrange(10**6))
 WAYS = ("all", "one rank", "asked", "while rank 0 writes", "while rank 1 writes", "truncated")
 METHODS = {
