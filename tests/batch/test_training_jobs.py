@@ -153,6 +153,7 @@ def test_training_that_is_preempted_ends_as_it_would_have(
         # The virtual nodes are one machine after all: what one has copied the other finds.
         assert sum(node["copied"] for node in nodes_staged) == size
     assert list(disk.iterdir()) == []
+    assert by_hand.keys() == run.keys()
     assert (by_hand["status"], by_hand["ranks"], by_hand["launcher"]) == ("finished", 2, "srun")
     undisturbed = parameters(run_folder)
     assert learned.keys() == undisturbed.keys()
