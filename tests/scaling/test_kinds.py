@@ -102,6 +102,7 @@ def test_the_report_names_kinds_and_who_got_to_the_target(results, tmp_path):
         assert len({line.count("|") for line in block.splitlines()}) == 1, block
     assert "| gradient | 4 |" in tables[0]
     assert "not reached" in tables[0]
+    assert "- variant gradient: parallel method gradient" in markdown
     assert "gradient and fixed are unlike trainings" in page
     exact = {float(value) for value in re.findall(r'<data value="([^"]+)">', page)}
     known = {

@@ -108,7 +108,9 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         with_intervals=any(row.totm_interval for row in results.rows),
         energy_unknown=next((point.energy for point in finished if point.joules is None), None),
         energy_known=next((point.energy for point in finished if point.joules is not None), None),
-        setting=setting(results.experiment) | {"shards (SHA-256)": results.shards},
+        setting=setting(results.experiment)
+        | {f"variant {name}": in_line(changes) for name, changes in results.study.variants.items()}
+        | {"shards (SHA-256)": results.shards},
     )
 
 
