@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dhhpc.batch.jobs import JobStatus
 from dhhpc.batch.processes import wait_until
 from dhhpc.batch.virtual_cluster import VirtualCluster
 from dhhpc.data.shards import ShardIndex, record_of, write_index, writing_shard
+from dhhpc.mpi.launch import mpiexec
 
 SIZE = 16
 DHHPC = [sys.executable, "-m", "dhhpc"]
@@ -201,5 +203,8 @@ def test_a_cancelled_background_job_of_two_ranks_resumes(experiment: Path) -> No
 
 def test_a_cancelled_pbs_job_of_two_ranks_resumes(experiment: Path, pbs: Path) -> None:
     """mpiexec starts the ranks, and qdel tells all of the job's processes at once."""
+    # That of this Python, which may not be on PATH.
+    launcher = f"launcher={shlex.quote(mpiexec(2)[0])} -n {{ranks}}"
     options = ("--site", "pbs-pro", "--ranks-per-node", "2", "--threads", "1", "--time", "5")
+    options += ("--set", launcher)
     cancel_and_resume(experiment, *options)
