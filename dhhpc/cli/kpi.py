@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from dhhpc.scaling.design_time import DesignTime
-    from dhhpc.scaling.models_tried import ModelKpis
+    from dhhpc.scaling.studies.models_tried import ModelKpis
 
 Shards = Annotated[
     Path, typer.Argument(metavar="SHARDS", help="The folder that the pipeline writes, or will write.")
@@ -62,7 +62,7 @@ def show(
     from dataclasses import asdict
 
     from dhhpc.errors import DhhpcError
-    from dhhpc.scaling.models_tried import kpis_of
+    from dhhpc.scaling.studies.models_tried import kpis_of
 
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise DhhpcError(f"--price-per-core-hour {price:g}: give a number of at least 0")

@@ -21,7 +21,7 @@ def compare_studies(before: Path, after: Path, tolerance: float, as_json: bool) 
         raise DhhpcError(f"{before} and {after}: {error}") from None
     verdict, overall = found.verdict(tolerance), found.overall
     if as_json:
-        print(found.model_copy(update={"overall": overall}).model_dump_json(indent=2))
+        print(found.model_dump_json(indent=2))
     else:
         names = [named((each.variant or "", each.threads or 0, each.ranks or 0)) for each in found.points]
         width = max(map(len, [*names, "all points"])) + 2

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dhhpc.scaling.fits.choice import fit_points
 from dhhpc.scaling.fits.mechanism import Observation
+from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.results import Machine, Meetings, Point, Preprocessing, Results, TimeSplit, table
 from dhhpc.scaling.studies.runner import summary_of
 from dhhpc.scaling.studies.study import Study

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dhhpc.cli.scale import as_text
-from dhhpc.scaling.fits.choice import fit_points
 from dhhpc.scaling.reports.report import report
+from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
 from dhhpc.scaling.studies.results import (
     Epoch,

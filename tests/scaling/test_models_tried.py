@@ -11,7 +11,7 @@ import pytest
 
 from dhhpc.errors import DhhpcError
 from dhhpc.scaling import design_time
-from dhhpc.scaling.models_tried import kpis_of
+from dhhpc.scaling.studies.models_tried import kpis_of
 from dhhpc.scaling.studies.results import write_results
 from tests import synthetic
 from tests.scaling.synthetic_trainer import SyntheticTrainer, results_of

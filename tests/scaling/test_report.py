@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dhhpc.scaling.energy import Rapl, consumed, energy_of
-from dhhpc.scaling.fits.choice import fit_points
 from dhhpc.scaling.reports.report import plain_significant, report
+from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.results import Results, read_results, write_results
 from tests.scaling.synthetic_trainer import SyntheticTrainer, points_of, results_of
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.fits.choice import fit_points
+from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.jobs import point_jobs
 from dhhpc.scaling.studies.results import Point, TimeSplit, table
 from dhhpc.scaling.studies.runner import changed_experiment

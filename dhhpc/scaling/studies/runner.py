@@ -19,8 +19,8 @@ from dhhpc.files import read_json
 from dhhpc.scaling import kpis
 from dhhpc.scaling.design_time import design_seconds
 from dhhpc.scaling.energy import Rapl
-from dhhpc.scaling.fits.choice import fit_points
 from dhhpc.scaling.studies.examples import evaluate_run, save_examples
+from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.results import (
     RESULTS_NAME,
     Point,
