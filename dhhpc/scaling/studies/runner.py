@@ -115,9 +115,11 @@ def run_study(
         results.points.append(point)
         results.points.sort(key=lambda each: places[each.run])
         results.rows = table(results.points, study.mode)
-        results.fits = fit_points(results.points, study.mode, results.experiment)
         results.summary = summary_of(results.points)
         write_results(folder, results)
+    # Once: the intervals of a fit take longer than all else here.
+    results.fits = fit_points(results.points, study.mode, results.experiment)
+    write_results(folder, results)
     if results.rows and "test" in results.preprocessing.samples:
         results.masks = save_examples(folder / results.rows[-1].run, folder, create)
         write_results(folder, results)
