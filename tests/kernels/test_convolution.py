@@ -116,6 +116,8 @@ ALGORITHMS = pytest.mark.parametrize("algorithm", ["auto", "direct", "product"])
 @example(case=Case(1, 1, 1, 12, (13, 11), (3, 3), (1, 1), (1, 1)))  # depthwise
 @example(case=Case(2, 3, 8, 1, (33, 31), (7, 7), (2, 2), (3, 3)))
 @example(case=Case(2, 5, 6, 1, (8, 8), (1, 1), (2, 2)))  # pixels that no tap reaches
+@example(case=Case(3, 8, 5, 2, (19, 27), (1, 1), (2, 2)))
+@example(case=Case(2, 4, 6, 1, (3, 7, 18), (1, 1, 1), (1, 3, 2), (0, 0, 0), (1, 1, 1)))
 @example(case=Case(1, 2, 2, 1, (1, 1), (3, 3), (1, 1), (1, 1)))
 @example(case=Case(2, 12, 10, 1, (5, 13, 14), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
 @example(case=Case(2, 3, 4, 2, (7, 6, 9), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)))
@@ -135,6 +137,7 @@ def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, as
 @given(case=cases())
 @example(case=Case(2, 16, 8, 1, (16, 16), (2, 2), (2, 2)))  # the U-Net's
 @example(case=Case(1, 4, 3, 2, (5, 6), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)))
+@example(case=Case(2, 4, 3, 1, (5, 6), (1, 1), (2, 3), (0, 0), (1, 1), (1, 2)))
 @example(case=Case(2, 6, 3, 1, (3, 4, 5), (2, 2, 2), (2, 2, 2), (0, 0, 0), (1, 1, 1), (1, 0, 1)))
 def test_transposed_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
     padding = tuple(

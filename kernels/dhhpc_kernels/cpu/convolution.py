@@ -10,12 +10,14 @@ from dhhpc_kernels.cpu.convolutions import (
     depthwise_convolution,
     direct_convolution,
     implicit_convolution,
+    sampled_convolution,
     winograd_convolution,
 )
 from dhhpc_kernels.cpu.convolutions.algorithms import (
     DEPTHWISE,
     DIRECT,
     PRODUCT,
+    SAMPLED,
     choose_backward,
     choose_forward,
     choose_weights,
@@ -25,7 +27,12 @@ from dhhpc_kernels.cpu.convolutions.geometry import Shape, geometry
 from dhhpc_kernels.cpu.reductions import sum_channels
 
 _NO_BIAS = np.empty(0, np.float32)
-_OTHERS = {DIRECT: direct_convolution, DEPTHWISE: depthwise_convolution, PRODUCT: implicit_convolution}
+_OTHERS = {
+    DIRECT: direct_convolution,
+    DEPTHWISE: depthwise_convolution,
+    PRODUCT: implicit_convolution,
+    SAMPLED: sampled_convolution,
+}
 
 
 def explain_convolution(

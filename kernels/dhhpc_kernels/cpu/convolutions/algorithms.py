@@ -12,9 +12,10 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     backward_correlation,
     forward_correlation,
 )
+from dhhpc_kernels.cpu.convolutions.sampled_convolution import is_sampled
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT, DEPTHWISE, PRODUCT = 0, 1, 3
+DIRECT, DEPTHWISE, PRODUCT, SAMPLED = 0, 1, 3, 5
 TILES = (2, 4)  # of Winograd's algorithm
 _FORCED = {"direct": DIRECT, "product": PRODUCT}
 
@@ -66,12 +67,12 @@ def choose_forward(shape: Geometry) -> int:
 
 
 def choose_backward(shape: Geometry) -> int:
-    """The same for the gradient by x."""
+    """The same, or SAMPLED, for the gradient by x."""
     return _choose_backward(shape, _setting())
 
 
 def choose_weights(shape: Geometry) -> int:
-    """The same for the gradient by the weights."""
+    """The same, or SAMPLED, for the gradient by the weights."""
     return _choose_weights(shape, _setting())
 
 
@@ -88,6 +89,8 @@ def _choose_forward(shape: Geometry, setting: str) -> int:
 def _choose_backward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
+    if is_sampled(shape) and setting not in _FORCED:
+        return SAMPLED
     if _suited(shape):
         tile = _cheapest(shape.channels, shape.kernels * shape.kernel[0], shape.size[1:], setting)
         if tile != DIRECT:
@@ -99,6 +102,8 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
 def _choose_weights(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
+    if is_sampled(shape) and setting not in _FORCED:
+        return SAMPLED
     tile = _winograd_forward(shape, setting)
     if tile or setting in _FORCED:
         return tile or _FORCED[setting]
@@ -161,6 +166,11 @@ def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
 
 
 def describe(algorithm: int) -> str:
-    """The algorithm's name: direct, depthwise, implicit product, winograd 2x2 or winograd 4x4."""
-    names = {DIRECT: "direct", DEPTHWISE: "depthwise", PRODUCT: "implicit product"}
+    """The algorithm's name, such as direct or winograd 2x2."""
+    names = {
+        DIRECT: "direct",
+        DEPTHWISE: "depthwise",
+        PRODUCT: "implicit product",
+        SAMPLED: "product of samples",
+    }
     return names.get(algorithm, f"winograd {algorithm}x{algorithm}")
