@@ -3,11 +3,12 @@
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.compressed_sum import CompressedSum
 from dhhpc.mpi.compression import BFloat16, Compression, Float16, TopK
-from dhhpc.mpi.cores import cores_here, cores_per_rank, pin_to_cores, processor_name
+from dhhpc.mpi.cores import core_list, cores_here, cores_per_rank, pin_to_cores, processor_name
 from dhhpc.mpi.failure import TRY_AGAIN, failed_alike, failing_together
 from dhhpc.mpi.groups import Levels, levels_of
 from dhhpc.mpi.hierarchy import Hierarchy
 from dhhpc.mpi.launch import launch
+from dhhpc.mpi.launcher import allocated_nodes
 from dhhpc.mpi.progress import Progress
 from dhhpc.mpi.timeline import Timeline, TraceFile
 from dhhpc.mpi.watch import watching
@@ -28,9 +29,11 @@ __all__ = [
     "TopK",
     "TraceFile",
     "World",
+    "allocated_nodes",
     "average",
     "check_world",
     "connect",
+    "core_list",
     "cores_here",
     "cores_per_rank",
     "failed_alike",

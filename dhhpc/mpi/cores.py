@@ -63,6 +63,17 @@ def masks_here(world: World) -> list[tuple[int, list[int]]]:
     return [(rank, mask) for host, rank, mask in world.allgather_object(mine) if host == world.host]
 
 
+def core_list(cores: Sequence[int]) -> str:
+    """Cores in ascending order with neighbours drawn together: 0-3,8 (cpuset(7), "List format")."""
+    groups: list[list[int]] = []
+    for core in cores:
+        if groups and core == groups[-1][-1] + 1:
+            groups[-1].append(core)
+        else:
+            groups.append([core])
+    return ",".join(str(each[0]) if len(each) == 1 else f"{each[0]}-{each[-1]}" for each in groups)
+
+
 def place_of(core: int) -> tuple[int, int]:
     """The processor package of a logical core, and the first of the logical cores on its physical one.
 

@@ -18,14 +18,16 @@ from dhhpc.mpi.launcher import EXPECTED_RANKS, detect_launcher, in_slurm_step
 INSTALL = 'install one with `pip install "dhhpc[mpi]"`'
 
 
-def launch(ranks: int, arguments: Sequence[str]) -> int:
+def launch(ranks: int, arguments: Sequence[str], ranks_per_node: int | None = None) -> int:
     """Run `dhhpc` with `arguments` on `ranks` ranks of this machine (of this SLURM allocation inside a job).
 
     SIGTERM and SIGUSR1 are passed on to the ranks, which may then write a checkpoint before they end.
 
     Args:
         ranks: how many, at least 1.
-        arguments: the command line after the program's name; `--ranks` in it is dropped.
+        arguments: the command line after the program's name; `--ranks` and `--ranks-per-node` in it are
+            dropped.
+        ranks_per_node: so many on each node of the allocation; None for what mpiexec finds best.
 
     Returns:
         The exit code of the ranks: 128 plus the signal's number when one ended them.
@@ -42,8 +44,9 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
             f"({launcher.source}={launcher.ranks}); drop --ranks"
         )
     # A single rank needs no MPI.
-    starter = mpiexec(ranks) if ranks > 1 else []
-    command = [*starter, sys.executable, "-m", "dhhpc", *without_option(arguments, "--ranks")]
+    starter = mpiexec(ranks, ranks_per_node) if ranks > 1 else []
+    words = without_option(without_option(arguments, "--ranks"), "--ranks-per-node")
+    command = [*starter, sys.executable, "-m", "dhhpc", *words]
     process = subprocess.Popen(command, env=environment_for(ranks, os.environ))
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -60,8 +63,11 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def mpiexec(ranks: int) -> list[str]:
+def mpiexec(ranks: int, ranks_per_node: int | None = None) -> list[str]:
     """The mpiexec command for `ranks` ranks: the one beside this Python (a pip MPI) before the one on PATH.
+
+    Args:
+        ranks_per_node: as in `launch`.
 
     Raises:
         DhhpcError: no mpiexec, or no mpi4py.
@@ -73,10 +79,12 @@ def mpiexec(ranks: int) -> list[str]:
     if importlib.util.find_spec("mpi4py") is None:
         raise DhhpcError(f"--ranks {ranks}: {path} is there but mpi4py is not; run `pip install mpi4py`")
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    options = []
+    options = [] if ranks_per_node is None else ["-ppn", str(ranks_per_node)]
     if "Open MPI" in version or "OpenRTE" in version or "prte" in version.lower():
         # It otherwise refuses more ranks than cores, pins each rank to a core, and refuses root (containers).
         options = ["--oversubscribe", "--bind-to", "none"]
+        if ranks_per_node is not None:
+            options += ["--map-by", f"ppr:{ranks_per_node}:node"]
         if os.geteuid() == 0:
             options.append("--allow-run-as-root")
     return [path, *options, "-n", str(ranks)]

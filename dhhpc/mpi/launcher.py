@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 # Set by `dhhpc ... --ranks N` and by the job scripts for the ranks they start.
 EXPECTED_RANKS = "DHHPC_EXPECTED_RANKS"
@@ -57,6 +58,18 @@ def in_slurm_step(environment: Mapping[str, str]) -> bool:
     step = number(environment, "SLURM_STEP_ID")
     tasks = number(environment, "SLURM_STEP_NUM_TASKS")
     return tasks is not None and step is not None and step < 0xFFFFFFF0
+
+
+def allocated_nodes(environment: Mapping[str, str]) -> int | None:
+    """The nodes on which mpiexec may start ranks: those of the job whose script this process is of. None
+    outside a job, and for a task of a step, from which nothing starts beyond its own machine."""
+    if in_slurm_step(environment):
+        return None
+    nodes = number(environment, "SLURM_JOB_NUM_NODES")
+    file = environment.get("PBS_NODEFILE")
+    if nodes is None and file and Path(file).is_file():
+        return len(set(Path(file).read_text(encoding="utf-8").split()))
+    return nodes
 
 
 def number(environment: Mapping[str, str], name: str) -> int | None:

@@ -82,7 +82,7 @@ class Line:
         """Until `last`, and what is ahead of it, is done."""
         with self.world.inside(f"wait_for_{self.name}"):
             while not last.done:
-                self.under_way[0].request.Wait()
+                self.world.wait_for(self.under_way[0].request)
                 self.under_way[0].step()
                 self._advance()
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+# Between two looks at a request, in seconds.
+SHORTEST_SLEEP, LONGEST_SLEEP = 2e-5, 1e-3
+
 
 class Pending:
     """A sum or maximum over the ranks that is on its way; see `World.begin_sum`."""
@@ -43,7 +46,7 @@ class Pending:
     def wait(self) -> None:
         """Until `array` holds the result."""
         with self._world.inside("wait_for_allreduce"):
-            self._request.Wait()
+            self._world.wait_for(self._request)
         self._end()
 
     def _end(self) -> None:
@@ -61,6 +64,7 @@ class World:
         rank, size: this process's number from 0, and how many there are.
         host: the name of this machine.
         local_rank, local_size: the same among the ranks that share this machine's memory.
+        crowded: whether, on any machine, these are more than the cores that they may run on.
         launcher: what started the ranks.
         whole: the world that this one is a part of, which counts for it; None for the whole.
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one,
@@ -84,6 +88,9 @@ class World:
         self.launcher = launcher or Launcher("none", 1, "")
         self.host = socket.gethostname()
         self.rank, self.size, self.local_rank, self.local_size = 0, 1, 0, 1
+        self.crowded = False
+        # Apart from barriers: ranks that are in different collectives must not pass on.
+        self._meeting: Any = None
         self.hierarchy: Hierarchy | None = None
         self.messages = 0
         self.bytes_sent = 0
@@ -97,7 +104,12 @@ class World:
             self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
             node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
             self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
+            cores = set().union(*node.allgather(os.sched_getaffinity(0)))
             node.Free()
+            # All ranks must agree, as they meet before collectives or do not.
+            self.crowded = bool(communicator.allreduce(self.local_size > len(cores), op=MPI.LOR))
+            if self.crowded:
+                self._meeting = communicator.Dup()
 
     @property
     def communicator(self) -> Any:
@@ -114,6 +126,7 @@ class World:
         from mpi4py import MPI
 
         with self.inside("allreduce_sum", array.nbytes):
+            self._meet()
             self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
 
     def allreduce_max(self, array: Array) -> None:
@@ -123,6 +136,7 @@ class World:
         from mpi4py import MPI
 
         with self.inside("allreduce_max", array.nbytes):
+            self._meet()
             self._communicator.Allreduce(MPI.IN_PLACE, array, op=MPI.MAX)
 
     def begin_sum(self, array: Array) -> Pending:
@@ -172,6 +186,7 @@ class World:
         if self._communicator is None:
             return
         with self.inside("broadcast", array.nbytes):
+            self._meet()
             self._communicator.Bcast(array, root=root)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
@@ -179,6 +194,7 @@ class World:
         if self._communicator is None:
             return value
         with self.inside("broadcast_object", 0):
+            self._meet()
             value = self._communicator.bcast(value, root=root)
         return value
 
@@ -187,6 +203,7 @@ class World:
         if self._communicator is None:
             return [value]
         with self.inside("gather_object", 0):
+            self._meet()
             gathered: list[Any] | None = self._communicator.gather(value, root=root)
         return gathered
 
@@ -195,6 +212,7 @@ class World:
         if self._communicator is None:
             return [value]
         with self.inside("allgather_object", 0):
+            self._meet()
             gathered: list[Any] = self._communicator.allgather(value)
         return gathered
 
@@ -209,12 +227,12 @@ class World:
         """
         if not outgoing and not incoming:
             return
-        from mpi4py import MPI
 
         with self.inside("exchange"):
             requests = [self._communicator.Irecv(array, source=rank) for rank, array in incoming.items()]
             requests += [self._communicator.Isend(array, dest=rank) for rank, array in outgoing.items()]
-            MPI.Request.Waitall(requests)
+            for request in requests:
+                self.wait_for(request)
         self.messages += len(outgoing)
         self.bytes_sent += sum(array.nbytes for array in outgoing.values())
 
@@ -223,7 +241,29 @@ class World:
         if self._communicator is None:
             return
         with self.inside("barrier", 0):
-            self._communicator.Barrier()
+            self.wait_for(self._communicator.Ibarrier())
+
+    def wait_for(self, request: Any) -> None:
+        """Until an mpi4py request has completed.
+
+        MPI waits busily. Where ranks are more than cores that takes a core from a rank that computes, so this
+        sleeps between one look and the next.
+        """
+        if not self.crowded:
+            request.Wait()
+            return
+        seconds = SHORTEST_SLEEP
+        while not request.Test():
+            time.sleep(seconds)
+            seconds = min(2 * seconds, LONGEST_SLEEP)
+
+    def _meet(self) -> None:
+        """Before a collective in which MPI waits busily, wait for all ranks without that where it matters.
+
+        The collective stays the same, and so do the bits that it gives.
+        """
+        if self.crowded:
+            self.wait_for(self._meeting.Ibarrier())
 
     def abort(self, code: int = 1) -> None:
         """End every rank at once with exit code `code`, whatever they are doing."""

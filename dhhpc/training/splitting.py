@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1.1
 # Speeds are medians over so many epochs: one that something disturbed does not count.
 EPOCHS = 3
-CALIBRATED_STEPS = 3
+CALIBRATED_STEPS = 5
 
 
 class Pace:
@@ -51,8 +51,9 @@ class Pace:
 
 
 def calibrate(model: Model, loader: Loader, world: World) -> list[float]:
-    """Samples a second of each rank: steps on nothing, taken back, all ranks at the same time, the fastest of
-    several. The kernels must be there already."""
+    """Samples a second of each rank: steps on nothing, taken back, all ranks at the same time, the median of
+    several. The kernels must be there already. (The fastest would tell which ranks had a core to themselves
+    for a moment, where ranks share cores.)"""
     before = model.state()
     images = np.zeros((loader.batch_size, *loader.sample_shape), np.float32)
     targets = [np.zeros_like(output) for output in model.predict([images])]
@@ -64,7 +65,7 @@ def calibrate(model: Model, loader: Loader, world: World) -> list[float]:
             model.train_batch([images], targets)
             seconds.append(time.perf_counter() - started)
     model.load_state(before)
-    return world.allgather_object(loader.batch_size / min(seconds))
+    return world.allgather_object(loader.batch_size / statistics.median(seconds))
 
 
 def measured_weights(history: History, calibrated: list[float]) -> list[float]:

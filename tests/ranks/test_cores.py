@@ -69,6 +69,48 @@ def test_more_ranks_than_cores_are_left_alone():
     assert rows == [[1, [[CORES[0]]]]] * 2
 
 
+# Rank 0 is late to every collective; what the other one waits for it in seconds of its core.
+WAITING = """
+import json, time
+import numpy
+from dhhpc.mpi import connect
+world = connect()
+array = numpy.ones(3)
+waits = {
+    "barrier": world.barrier,
+    "sum": lambda: world.allreduce_sum(array),
+    "maximum": lambda: world.allreduce_max(array),
+    "pending": lambda: world.begin_sum(array).wait(),
+    "broadcast": lambda: world.broadcast(array),
+    "objects": lambda: world.allgather_object(1),
+    "exchange": lambda: world.exchange({1 - world.rank: numpy.ones(3)}, {1 - world.rank: array}),
+}
+spent = {}
+for name, wait in waits.items():
+    world.barrier()
+    if world.rank == 0:
+        time.sleep(0.4)
+    started = time.process_time()
+    wait()
+    spent[name] = time.process_time() - started
+rows = world.gather_object((world.crowded, spent))
+if world.rank == 0:
+    print(json.dumps(rows))
+"""
+
+
+def test_more_ranks_than_cores_wait_without_using_them():
+    rows = run(["taskset", "-c", str(CORES[0]), *mpiexec(2), sys.executable, "-c", WAITING], 2)
+    assert [crowded for crowded, _ in rows] == [True, True]
+    assert max(rows[1][1].values()) < 0.1, rows[1][1]
+
+
+@two_cores
+def test_ranks_with_cores_of_their_own_are_not_crowded():
+    rows = run([*mpiexec(2), sys.executable, "-c", WAITING.replace("sleep(0.4)", "sleep(0)")], 2)
+    assert [crowded for crowded, _ in rows] == [False, False]
+
+
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"])
 def test_fewer_threads_may_be_asked_for(name):
     assert run(RANK, 1, **{name: "1"}) == [[1, [CORES]]]

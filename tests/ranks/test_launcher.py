@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dhhpc.errors import DhhpcError
-from dhhpc.mpi.launch import environment_for, without_option
+from dhhpc.mpi.launch import environment_for, mpiexec, without_option
 from dhhpc.mpi.launcher import Launcher, detect_launcher
 from dhhpc.mpi.world import check_world
 
@@ -86,6 +86,15 @@ def test_a_single_process_loads_no_mpi():
 def test_ranks_option_is_dropped_in_both_spellings():
     arguments = ["train", "a.yml", "--ranks", "2", "--epochs=3", "--ranks=4"]
     assert without_option(arguments, "--ranks") == ["train", "a.yml", "--epochs=3"]
+
+
+def test_ranks_on_each_node_are_told_to_mpiexec():
+    told = mpiexec(4, 2)[1:]
+    assert told[-2:] == ["-n", "4"]
+    assert ("-ppn 2" in " ".join(told)) != ("--map-by ppr:2:node" in " ".join(told))  # Hydra's, or Open MPI's
+    code = "import sys; sys.argv[1:] = ['train', 'e.yml', '--ranks-per-node', '2']\n"
+    refused = run_python(code + "from dhhpc.cli.app import main; main()", {})
+    assert refused.stderr == "dhhpc: --ranks-per-node 2: give a divisor of --ranks, and that, too\n"
 
 
 def test_inner_ranks_do_not_see_the_outer_step():
