@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -17,13 +19,16 @@ from dhhpc.files import write_error
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.2
+# prctl(2) of Linux; loaded here, since a new process may not load anything before it runs its program.
+SYSTEM, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 END_SECONDS = 30
 
 
 def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | None = None) -> None:
     """Run `dhhpc` with `arguments` to its end, its output in `log` (replaced).
 
-    When this process is told to end (Ctrl-C, SIGTERM), the command is ended first.
+    When this process is told to end (Ctrl-C, SIGTERM), the command is ended first. When it is killed, the
+    system tells the command to end.
 
     Args:
         poll: called every fifth of a second meanwhile.
@@ -45,7 +50,7 @@ def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | No
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            preexec_fn=unblock,
+            preexec_fn=functools.partial(prepare, os.getpid()),
         )
         try:
             unblock()
@@ -62,6 +67,14 @@ def run_dhhpc(arguments: Sequence[str], log: Path, poll: Callable[[], None] | No
         raise DhhpcError(
             f"`dhhpc {' '.join(arguments)}` failed ({ending(code)}): {last_error_line(log)}; see {log}"
         )
+
+
+def prepare(parent: int) -> None:
+    """In the new process: end with its parent, and hear signals."""
+    SYSTEM.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before
+        os._exit(128 + signal.SIGTERM)
+    unblock()
 
 
 def unblock() -> None:

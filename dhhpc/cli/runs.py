@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +89,8 @@ def show(
         print(f"{name:12}{'' if value is None else value}")
     if content["ranks"] > 1:
         print(f"{'averaging':12}{averaging(content)}")
+    for name, value in circumstances(content).items():
+        print(f"{name:12}{value}")
     for name in ("hosts", "versions", "commit", "processor", "slurm_job_id"):
         value = content.get(name)
         if value:
@@ -118,6 +121,24 @@ def write_report(
     if holds_series(run):
         raise DhhpcError(f"{run}: is a series; report its members one by one (`dhhpc runs show {run}`)")
     print(run_report(run, zoo.create))
+
+
+def circumstances(content: dict[str, Any]) -> dict[str, str]:
+    """The load of each host before a run, the cores that each rank kept to, and the ranks on each of several
+    nodes, as far as the record tells them."""
+    from dhhpc.mpi import core_list
+
+    found: dict[str, str] = {}
+    held = Counter(content.get("nodes_of_ranks", []))
+    if len(held) > 1:
+        found["nodes"] = ", ".join(
+            f"{count} rank{'s' if count > 1 else ''} on {node}" for node, count in held.items()
+        )
+    if content.get("load"):
+        found["load before"] = ", ".join(f"{load[0]:.2f} on {host}" for host, load in content["load"].items())
+    if content.get("binding"):
+        found["cores"] = " | ".join(map(core_list, content["binding"]))
+    return found
 
 
 def averaging(content: dict[str, Any]) -> str:

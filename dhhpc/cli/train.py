@@ -19,6 +19,9 @@ def register(app: typer.Typer) -> None:
 def train(
     experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
     ranks: Annotated[int | None, typer.Option(help="Start this many MPI ranks on this machine.")] = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(help="With --ranks, in an allocation: so many of them on each node.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run folder.")] = False,
     output: Annotated[Path | None, typer.Option(help="The run folder, instead of the file's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the file's.")] = None,
@@ -99,13 +102,15 @@ def train(
         document = read_experiment(experiment, overrides)
         return document if seeds is None and folds is None else Series(document, seeds, folds)
 
+    if ranks_per_node is not None and (ranks is None or ranks_per_node < 1 or ranks % ranks_per_node):
+        raise DhhpcError(f"--ranks-per-node {ranks_per_node}: give a divisor of --ranks, and that, too")
     if ranks is not None:
         # Mistakes are told once, before any rank starts.
         if ranks < 1:
             raise DhhpcError(f"--ranks {ranks}: give a number of ranks of at least 1")
         work = read()
         check(work.members[0].experiment if isinstance(work, Series) else work, ranks, zoo.create)
-        raise typer.Exit(launch(ranks, sys.argv[1:]))
+        raise typer.Exit(launch(ranks, sys.argv[1:], ranks_per_node))
     train_here(read, resume, member, stage, keep_staged, as_json)
 
 

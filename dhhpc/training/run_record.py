@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,9 +35,10 @@ class RunRecord:
     Attributes:
         content: what run.json holds: schema_version, name, status ("running", "finished", "stopped",
             "failed"), experiment, versions, commit, command, hosts, processes, ranks, threads (of rank 0),
-            threads_of_ranks, cores (that the ranks of rank 0's machine may use), slurm_job_id, staging (see
-            `Staging.document`; None where shards were read from where they lie), started, finished, kpis,
-            history (a record of every epoch).
+            threads_of_ranks, nodes_of_ranks (by name), binding (the cores of each rank), cores (that the
+            ranks of rank 0's machine may use), memory_gib (of that machine), load (of each host, before its
+            ranks began), slurm_job_id, staging (see `Staging.document`; None where shards were read from
+            where they lie), started, finished, kpis, history (a record of every epoch).
     """
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
@@ -160,16 +162,36 @@ def record_lost(folder: Path, finding: dict[str, Any]) -> None:
             record.update(status="stopped", finished=now())
 
 
-def provenance(world: World, threads: int) -> dict[str, Any]:
-    """Where and with what this run runs; each rank's process as host:pid. All ranks must call this."""
-    processes = world.allgather_object((world.host, os.getpid(), threads))
+def provenance(world: World, threads: int, load: Sequence[float]) -> dict[str, Any]:
+    """Where and with what this run runs; each rank's process as host:pid. All ranks must call this.
+
+    Args:
+        load: of this rank's machine before the run put any on it: processes that ran or waited for a core, as
+            means over the last 1, 5 and 15 minutes (getloadavg(3)).
+    """
+    mine = (
+        world.host,
+        os.getpid(),
+        threads,
+        os.environ.get("SLURMD_NODENAME"),
+        sorted(os.sched_getaffinity(0)),
+        list(load),
+    )
+    ranks = world.allgather_object(mine)
+    loads: dict[str, list[float]] = {}
+    for host, *_, seen in ranks:
+        loads.setdefault(host, seen)
     return {
         "ranks": world.size,
         "threads": threads,
-        "threads_of_ranks": [count for _, _, count in processes],
+        "threads_of_ranks": [count for _, _, count, *_ in ranks],
+        "nodes_of_ranks": nodes_of([(host, name) for host, _, _, name, _, _ in ranks]),
+        "binding": [cores for *_, cores, _ in ranks],
         "cores": cores_here(world),
-        "hosts": sorted({host for host, _, _ in processes}),
-        "processes": [f"{host}:{pid}" for host, pid, _ in processes],
+        "memory_gib": memory_gib(),
+        "load": dict(sorted(loads.items())),
+        "hosts": sorted(loads),
+        "processes": [f"{host}:{pid}" for host, pid, *_ in ranks],
         "launcher": world.launcher.name,
         "versions": versions(),
         "commit": commit(),
@@ -177,6 +199,24 @@ def provenance(world: World, threads: int) -> dict[str, Any]:
         "processor": processor_name(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def memory_gib() -> float:
+    """Of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def nodes_of(ranks: Sequence[tuple[str, str | None]]) -> list[str]:
+    """The node of each rank by name: as SLURM calls it, since several nodes may be one machine there; else,
+    and where a launcher has handed one name to all machines, the machine's own.
+
+    Args:
+        ranks: host and SLURMD_NODENAME of each.
+    """
+    hosts: dict[str | None, set[str]] = {}
+    for host, name in ranks:
+        hosts.setdefault(name, set()).add(host)
+    return [name if name and len(hosts[name]) == 1 else host for host, name in ranks]
 
 
 def versions() -> dict[str, str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from dhhpc.errors import DhhpcError
+from dhhpc.locks import sole_use
 from dhhpc.mpi import Hierarchy, World, watching
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.method import Method
@@ -39,22 +42,48 @@ def train(
         staging: the copies of the shards on the nodes, which are read instead.
 
     Raises:
-        DhhpcError: see `check`; a loss that is no number; a run folder in use without `resume`; a resumed
-            experiment that differs; a full disk.
+        DhhpcError: see `check`; a loss that is no number; a run folder of an earlier run without `resume`, or
+            that another process trains into; a resumed experiment that differs; a full disk.
         Stopped: SIGTERM or SIGUSR1 came; a checkpoint is written.
     """
     hear = listen if world.rank == 0 else ignore
     world.progress.at("its preparation")
     world.progress.patience = COMPILING
     lost = functools.partial(record_lost, experiment.folder)
+
+    def warn(line: str) -> None:
+        hear("warning", {"message": line})
+
     with (
-        watching(world, experiment.watch.timeout, lost, lambda line: hear("warning", {"message": line})),
+        watching(world, experiment.watch.timeout, lost, warn),
+        alone_in(experiment.folder, world, warn),
         arranged(world, experiment.parallel),
     ):
         trainer = Trainer(experiment, world, create, hear, staging)
         with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
             trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
             return trainer.run(resume)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, world: World, warn: Callable[[str], None]) -> Iterator[None]:
+    """While inside, no other run trains into `folder`: a job that was queued again, say, whose first ranks
+    still train where they were cut off from the rest. All ranks call this.
+
+    Raises:
+        DhhpcError: another run is there, see `sole_use`; on all ranks alike.
+    """
+    with contextlib.ExitStack() as stack:
+        refused: DhhpcError | None = None
+        if world.rank == 0:
+            try:
+                stack.enter_context(sole_use(folder, warn))
+            except DhhpcError as error:
+                refused = error
+        refused = world.broadcast_object(refused)
+        if refused is not None:
+            raise refused
+        yield
 
 
 @contextlib.contextmanager

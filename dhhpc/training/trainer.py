@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,8 @@ class Trainer:
         staging: Staging | None = None,
     ) -> None:
         self.experiment, self.world, self.listen, self.staging = experiment, world, listen, staging
+        # Before this run compiles and warms up: the load of others.
+        self.load = os.getloadavg()
         self.record = RunRecord(experiment.folder, writes=world.rank == 0)
         self.folder = CheckpointFolder(
             self.record.checkpoints, experiment.checkpoint.keep, world.progress.goes_on
@@ -136,7 +139,7 @@ class Trainer:
         if found:
             content |= self.take_up()
         content["experiment"] = self.experiment.model_dump(mode="json")
-        content |= provenance(self.world, self.threads)
+        content |= provenance(self.world, self.threads, self.load)
         content |= {
             "staging": self.staging.document() if self.staging else None,
             "samples": {split: self.shards.count(split) for split in self.shards.splits},

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,9 @@ def test_the_verbs_behind_a_run(dhhpc, tmp_path):
     assert "finished" in dhhpc("runs", "list", tmp_path).stdout
     shown = dhhpc("runs", "show", run).stdout
     assert "epoch 6/6" in shown
+    record = json.loads((run / "run.json").read_text())
+    assert f"load before {record['load'][socket.gethostname()][0]:.2f} on {socket.gethostname()}\n" in shown
+    assert record["binding"] == [sorted(os.sched_getaffinity(0))]
     assert "test split" in shown
 
 
