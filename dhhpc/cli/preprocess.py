@@ -15,6 +15,9 @@ def register(app: typer.Typer) -> None:
 
 def preprocess(
     document: Annotated[Path, typer.Argument(metavar="PREPROCESS.yml", help="Dataset, output and pipeline.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of shards, instead of the one the document names.")
+    ] = None,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Start this many MPI ranks (from a login shell).")
     ] = None,
@@ -47,6 +50,8 @@ def preprocess(
     world = connect()
     with failing_together(world):
         settings = read_preprocess(document)
+        if output is not None:
+            settings.output = str(output.absolute())
         if on_error is not None:
             settings.on_error = "skip" if on_error == "skip" else "stop"
         with progress_shown("preprocess", "shards") as progress:

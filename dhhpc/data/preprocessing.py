@@ -35,6 +35,17 @@ rank for an image that is skipped."""
 STOP_NAME = ".stopping"
 
 
+class Classify(Document):
+    """Samples of one class each, told from their masks.
+
+    Attributes:
+        least_pixels: a sample is of the foreground class with the most pixels in its mask after the pipeline
+            if they are at least so many, else `background`.
+    """
+
+    least_pixels: pydantic.PositiveInt = 1
+
+
 class Preprocess(Document):
     """What `preprocess.yml` holds; paths are relative to its folder.
 
@@ -49,7 +60,10 @@ class Preprocess(Document):
         deidentify: name samples by pseudonyms, and refuse images with burned-in text.
         secret: the file with the key of the pseudonyms, made if missing; by default beside the dataset.
             Whoever has it can link samples to images: never hand it out with the shards.
-        keep_empty: the part of the slices without foreground that training keeps.
+        tiles: (height, width): cut images, or slices, into tiles, which become the samples.
+        classify: give samples a class, told from their masks, in place of the masks.
+        keep_empty: the part of the slices or tiles without foreground (with `classify`, of the background)
+            that training keeps.
         dtype: how images are stored; float16 halves them and keeps three digits.
     """
 
@@ -60,6 +74,8 @@ class Preprocess(Document):
     on_error: Literal["stop", "skip"] = "stop"
     seed: int = pydantic.Field(0, ge=0)
     slices: bool = False
+    tiles: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
+    classify: Classify | None = None
     deidentify: bool = True
     secret: str | None = None
     keep_empty: float = pydantic.Field(1.0, ge=0, le=1)
@@ -128,8 +144,7 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
     if world.rank == 0:
         sweep(output, shards)
     world.barrier()
-    # Dealt in turn rather than in runs: splits differ in cost, as empty slices are dropped in training only.
-    mine = shards[world.rank :: world.size]
+    mine = dealt(shards, world.size)[world.rank]
     outcomes = {shard.file: outcome for shard in mine if (outcome := work.finished(shard)) is not None}
     reused = sum(world.allgather_object(len(outcomes)))
     index = earlier_index(output, work, shards) if reused == len(shards) else None
@@ -191,6 +206,14 @@ def plan(dataset: Dataset, images_per_shard: int) -> list[Shard]:
     return shards
 
 
+def dealt(shards: list[Shard], ranks: int) -> list[list[Shard]]:
+    """The shards that each rank makes.
+
+    Dealt in turn rather than in runs: splits differ in cost, as empty slices are dropped in training only.
+    """
+    return [shards[rank::ranks] for rank in range(ranks)]
+
+
 def recipe_of(document: Preprocess, dataset: Dataset, world: World) -> Recipe:
     """What all shards have in common; rank 0 makes the key of the pseudonyms if there is none yet."""
     secret, problem = None, None
@@ -204,6 +227,13 @@ def recipe_of(document: Preprocess, dataset: Dataset, world: World) -> Recipe:
         secret, problem = world.broadcast_object((secret, problem))
         if problem:
             raise DhhpcError(problem)
+    if dataset.task != "segmentation":
+        for key in ("tiles", "classify"):
+            if getattr(document, key) is not None:
+                raise DhhpcError(
+                    f"{dataset.path}: labels whole images, and `{key}` of the preprocessing needs masks; "
+                    f"leave `{key}` out"
+                )
     return Recipe(
         pipeline=ecvl.Pipeline(document.pipeline),
         slices=document.slices,
@@ -213,6 +243,8 @@ def recipe_of(document: Preprocess, dataset: Dataset, world: World) -> Recipe:
         skip_damaged=document.on_error == "skip",
         with_region=any(image.values.get("region") is not None for image in dataset.images),
         secret=secret,
+        tiles=document.tiles,
+        least_pixels=document.classify.least_pixels if document.classify else None,
     )
 
 
@@ -292,10 +324,11 @@ def index_of(
     recipe = work.recipe
     return ShardIndex(
         dataset=work.dataset.name,
-        task=work.dataset.task,
-        classes=work.dataset.classes,
+        task=work.task,
+        classes=work.classes,
         sample_shape=shape,
         dtype=recipe.dtype,
+        tiles=recipe.tiles,
         regions=recipe.with_region,
         shards=[outcomes[shard.file].record for shard in shards],
         pipeline=recipe.pipeline.model_dump(mode="json"),

@@ -25,13 +25,14 @@ class Samples:
         images: (n, C, H, W) float32.
         targets: uint8, masks (n, H, W) of class indices (0 is background) or labels (n, classes) of 0 and 1.
         regions: (n, H, W) uint8 of 0 and 1, or None.
-        slices: their numbers along z, None for an image without that axis.
+        names: what tells them apart: numbers along z, of tiles, or of both; None for an image that is one
+            sample.
     """
 
     images: Array
     targets: Array
     regions: Array | None
-    slices: list[int] | None
+    names: list[str] | None
 
     def kept(self, rows: Array) -> Samples:
         """Only the samples where `rows` (n,) bool is True."""
@@ -40,8 +41,8 @@ class Samples:
             self.targets[rows],
             None if self.regions is None else self.regions[rows],
             None
-            if self.slices is None
-            else [number for number, keep in zip(self.slices, rows, strict=True) if keep],
+            if self.names is None
+            else [name for name, keep in zip(self.names, rows, strict=True) if keep],
         )
 
 
@@ -106,7 +107,8 @@ def samples_of(
     if with_region and regions is None:
         regions = np.ones((depth, *planes.shape[2:]), np.uint8)
     targets = masks if masks is not None else np.tile(label_vector(dataset, entry), (depth, 1))
-    return Samples(planes, targets, regions, list(range(depth)) if "z" in image.channels else None)
+    names = [str(number) for number in range(depth)] if "z" in image.channels else None
+    return Samples(planes, targets, regions, names)
 
 
 def label_vector(dataset: Dataset, entry: ImageEntry) -> Array:

@@ -38,8 +38,10 @@ class ShardIndex(Document):
     """What `index.json` holds.
 
     Attributes:
+        task: what the samples are for: they may have classes that were told from the dataset's masks.
         classes: class names as in the dataset; see `dhhpc.data.targets` for how masks number them.
         sample_shape: (channels, height, width) of every image.
+        tiles: (height, width) of the tiles that images were cut into, None for whole images.
         pipeline: the preprocessing steps; `pipeline_hash` is the SHA-256 of everything that shapes the
             samples.
         seconds: wall time of the run that finished the shards (T2 of the KPI toppi).
@@ -51,6 +53,7 @@ class ShardIndex(Document):
     classes: list[str]
     sample_shape: tuple[int, int, int]
     dtype: Literal["float32", "float16"]
+    tiles: tuple[int, int] | None = None
     regions: bool
     shards: list[ShardRecord]
     pipeline: list[dict[str, Any]]

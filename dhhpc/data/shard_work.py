@@ -18,6 +18,8 @@ from dhhpc.data.samples import Samples, samples_of, title
 from dhhpc.data.shard_index import SCHEMA_VERSION, ShardRecord, SkippedImage, record_of
 from dhhpc.data.shard_writer import writing_shard
 from dhhpc.data.shards import opening_shard
+from dhhpc.data.targets import Task
+from dhhpc.data.tiles import classes_of_masks, classified, tiled
 from dhhpc.errors import DhhpcError
 
 
@@ -51,6 +53,8 @@ class Recipe:
     skip_damaged: bool
     with_region: bool
     secret: bytes | None
+    tiles: tuple[int, int] | None = None
+    least_pixels: int | None = None
 
     def digest(self, content: Any) -> str:
         """A fingerprint of this recipe and `content`; under the secret, so that it gives no location away."""
@@ -64,6 +68,8 @@ class Recipe:
             self.dtype,
             self.with_region,
         ]
+        if self.tiles or self.least_pixels:
+            recipe.append([self.tiles, self.least_pixels])
         text = json.dumps([*recipe, content], sort_keys=True)
         return hmac.new(self.secret or b"", text.encode(), hashlib.sha256).hexdigest()
 
@@ -73,6 +79,9 @@ class ShardWork:
 
     def __init__(self, dataset: Dataset, recipe: Recipe, output: Path) -> None:
         self.dataset, self.recipe, self.output = dataset, recipe, output
+        # Of the samples, which may have classes where the dataset has masks.
+        self.task: Task = "classification" if recipe.least_pixels else dataset.task
+        self.classes = classes_of_masks(dataset.classes) if recipe.least_pixels else dataset.classes
 
     def finished(self, shard: Shard) -> Outcome | None:
         """The outcome of an earlier run, if its file is whole and of the same images and recipe.
@@ -127,7 +136,11 @@ class ShardWork:
                 if samples.images.shape[1:] != shape:
                     raise different_shapes(name, samples.images.shape[1:], shape)
                 identifier = self._identifier(entry)
-                names = [f"{identifier}/{number}" for number in samples.slices or ()] or [identifier]
+                names = (
+                    [identifier]
+                    if samples.names is None
+                    else [f"{identifier}/{name}" for name in samples.names]
+                )
                 if len(samples.images):
                     writer.extend(samples.images, samples.targets, samples.regions, names)
                     groups += [self._group(entry) or identifier] * len(names)
@@ -143,12 +156,20 @@ class ShardWork:
         samples = samples_of(
             self.dataset, entry, recipe.pipeline, recipe.slices, recipe.with_region, recipe.secret
         )
-        thinned = shard.split == "training" and recipe.keep_empty < 1 and samples.slices is not None
+        if recipe.tiles:
+            try:
+                samples = tiled(samples, recipe.tiles)
+            except DhhpcError as error:
+                raise DhhpcError(f"{title(self.dataset.file(entry.location))}: {error}") from None
+        if recipe.least_pixels:
+            samples = classified(samples, self.dataset.classes, recipe.least_pixels)
+        thinned = shard.split == "training" and recipe.keep_empty < 1 and samples.names is not None
         if not thinned or self.dataset.task != "segmentation":
             return samples
         # Drawn by the image's number: neither ranks nor the images before it change the choice.
         draws = np.random.default_rng([recipe.seed, number]).random(len(samples.images))
-        return samples.kept((draws < recipe.keep_empty) | samples.targets.any(axis=(1, 2)))
+        filled = samples.targets[:, 0] == 0 if recipe.least_pixels else samples.targets.any(axis=(1, 2))
+        return samples.kept((draws < recipe.keep_empty) | filled)
 
     def _identifier(self, entry: ImageEntry) -> str:
         return self._name(location_text(entry))

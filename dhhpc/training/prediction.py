@@ -12,6 +12,7 @@ import numpy as np
 from dhhpc import ecvl
 from dhhpc.data.shard_index import INDEX_NAME
 from dhhpc.data.shards import ShardSet
+from dhhpc.data.tiles import cut_into_tiles
 from dhhpc.ecvl import geometry
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_json
@@ -137,9 +138,15 @@ def undo(step: Any, mask: ecvl.Image, grid: ecvl.Image) -> ecvl.Image:
 def predict_classes(
     model: Predictor, shards: ShardSet, path: Path, probabilities: Probabilities
 ) -> dict[str, float]:
-    """The probability of each class for an image; for a volume the mean over its slices."""
+    """The probability of each class for an image; a mean over the slices of a volume, and tiles."""
     image, _, _ = ecvl.Pipeline(shards.index.pipeline).apply(read(path))
-    means = probabilities(planes_of(model, image, str(path))).mean(axis=0)
+    planes = planes_of(model, image, str(path))
+    if shards.index.tiles is not None:
+        try:
+            planes = cut_into_tiles(planes, shards.index.tiles)
+        except DhhpcError as error:
+            raise DhhpcError(f"{path}: {error}") from None
+    means = probabilities(planes).mean(axis=0)
     return {name: float(value) for name, value in zip(shards.classes, means, strict=True)}
 
 
