@@ -19,9 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-import yaml
-
-from dhhpc.benchmarks.squares import write_shards
+from dhhpc.benchmarks.squares import write_experiment, write_shards
 
 IMAGES, SIZE, EPOCHS = 32, 256, 2
 
@@ -76,19 +74,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(folder / "shards", IMAGES, SIZE)
-        document = {
-            "name": "ranks",
-            "data": {"shards": str(folder / "shards")},
-            "network": {"name": "unet", "channels": [32, 64, 128, 256, 512]},
-            "loss": "binary_cross_entropy",
-            "optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9},
-            "batch_size": 2,
-            "epochs": EPOCHS,
-            "parallel": {"method": options.method, **period},
-            "checkpoint": {"every_epochs": EPOCHS},
-        }
         experiment = folder / "experiment.yml"
-        experiment.write_text(yaml.safe_dump(document))
+        write_experiment(
+            experiment,
+            [32, 64, 128, 256, 512],
+            optimizer={"name": "sgd", "learning_rate": 0.01, "momentum": 0.9},
+            batch_size=2,
+            epochs=EPOCHS,
+            parallel={"method": options.method, **period},
+            checkpoint={"every_epochs": EPOCHS},
+        )
         efficiencies, memories = [], []
         for pair in range(options.pairs):
             (one, alone), (two, each) = (

@@ -1,10 +1,12 @@
-"""Generated images to time training on."""
+"""Generated images to time training on, and an experiment that does."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from dhhpc.data.shard_index import ShardIndex, record_of, write_index
 from dhhpc.data.shard_writer import writing_shard
@@ -33,3 +35,15 @@ def write_shards(folder: Path, images: int, size: int) -> None:
         seconds=0.0,
     )
     write_index(folder, index)
+
+
+def write_experiment(path: Path, channels: list[int], **more: Any) -> None:
+    """An experiment that trains a U-Net of these channels on the `shards` beside it, with `more` keys."""
+    document = {
+        "name": path.stem,
+        "data": {"shards": "shards"},
+        "network": {"name": "unet", "channels": channels},
+        "loss": "binary_cross_entropy",
+        "optimizer": {"name": "sgd", "learning_rate": 0.01},
+    }
+    path.write_text(yaml.safe_dump(document | more))

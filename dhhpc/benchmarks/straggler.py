@@ -25,9 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dhhpc.benchmarks.squares import write_shards
+from dhhpc.benchmarks.squares import write_experiment, write_shards
 
 IMAGES, SIZE = 512, 64
 # Epochs before the rank is slowed, those that the ranks have to notice it, and those that count.
@@ -104,19 +102,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(folder / "shards", IMAGES, SIZE)
-        document = {
-            "name": "straggler",
-            "data": {"shards": str(folder / "shards")},
-            "network": {"name": "unet", "channels": [8, 16, 32]},
-            "loss": "binary_cross_entropy",
-            "optimizer": {"name": "sgd", "learning_rate": 0.01},
-            "batch_size": 16,
-            "epochs": 10**6,
-            "threads": 1,
-            "parallel": {"method": "fixed", "period": 8},
-        }
         experiment = folder / "experiment.yml"
-        experiment.write_text(yaml.safe_dump(document))
+        parallel = {"method": "fixed", "period": 8}
+        write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=10**6, threads=1, parallel=parallel)
         for number in range(options.rounds):
             for split, found in ratios.items():
                 found.append(measure(experiment, split, options.ranks, folder / f"{split}-{number}"))

@@ -1,4 +1,4 @@
-"""`dhhpc scale`: measure how training scales over ranks, and report it."""
+"""`dhhpc scale`: measure how training or preprocessing scales over ranks, and report it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dhhpc.cli.allocation import allocate
 from dhhpc.cli.probe import probe
 from dhhpc.cli.rehearsal import rehearse
 from dhhpc.cli.simulation import simulate
+from dhhpc.errors import DhhpcError
 
 if TYPE_CHECKING:
     from dhhpc.scaling.fits.fitted import Fit
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yml", help="Which experiment on how many ranks.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yml", help="What on how many ranks.")],
     output: Annotated[
         Path | None, typer.Option(help="The folder of the results, by default scaling-NAME.")
     ] = None,
@@ -39,24 +40,43 @@ def run(
     gather: Annotated[
         bool, typer.Option("--gather", help="Train nothing: report the points that are finished.")
     ] = False,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leave-out", metavar="POINT", help="Not this point, by its run folder's name without -repeat-N."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
     """Train an experiment on each rank count of a study, evaluate it, and write the scaling report.
 
-    Every point is a `dhhpc train` of its own. Started again after a failure or a kill, the study keeps the
-    points that are finished.
+    Every point is a `dhhpc train` of its own; of a study that names a pipeline as `preprocessing`, a `dhhpc
+    preprocess`, whose shards are deleted once they are counted. Started again after a failure or a kill, the
+    study keeps the points that are finished.
 
     Example: dhhpc scale run study.yml --output scaling
     """
+    from dhhpc.scaling.studies.study import measures_preprocessing
+
+    if measures_preprocessing(study):
+        from dhhpc.cli.preprocessing_study import measure_preprocessing
+
+        if experiment is not None:
+            raise DhhpcError(f"--experiment {experiment}: {study} measures preprocessing; drop --experiment")
+        measure_preprocessing(study, output, gather, as_json)
+        return
+    from contextlib import nullcontext
+
     from dhhpc import zoo
     from dhhpc.cli.study_progress import study_progress
+    from dhhpc.locks import sole_use
     from dhhpc.scaling.reports.report import report
     from dhhpc.scaling.studies.runner import check_points, run_study
     from dhhpc.scaling.studies.study import read_study
 
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
-    with study_progress() as watcher:
-        results = run_study(study, folder, zoo.create, experiment, watcher, gather)
+    with study_progress() as watcher, nullcontext() if gather else sole_use(folder, watcher.say):
+        results = run_study(study, folder, zoo.create, experiment, watcher, gather, leave_out or ())
     page = report(folder)
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
     if not as_json:
@@ -83,8 +103,32 @@ def write_report(
         typer.Option("--prometheus", help="Print the KPIs in Prometheus' text format; no page is written."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: print JSON.")] = False,
+    machine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Forecast the experiment on this machine: its file, or leonardo-dcgp, ethernet-cluster."
+        ),
+    ] = None,
+    ranks: Annotated[
+        str | None,
+        typer.Option(metavar="8,64,...", help="With --machine: numbers of ranks; by default powers of two."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="With --machine: of the training split; by default as measured.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="With --machine: forecast this variant alone; may be repeated.")
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --machine: of a node of the runs, where their records do not tell."),
+    ] = None,
 ) -> None:
-    """Draw the plots and write report.html and report.md again from results.json.
+    """Draw the plots and write report.html, report.md and tables again from results.json.
+
+    With --machine the study's runs calibrate a simulation of its experiment on a described machine, as those
+    of `dhhpc scale simulate` do. The forecast stays in results.json, and has a part of the report of its own,
+    until another one takes its place or the study is run again.
 
     With --compare it tells instead whether training has become slower since an earlier study, by more than
     chance and the tolerance: then the exit code is 1. It goes by all runs of all points that both measured;
@@ -92,10 +136,21 @@ def write_report(
 
     Example: dhhpc scale report scaling-quickstart
 
+    Example: dhhpc scale report scaling-quickstart --machine leonardo-dcgp --samples 100000 --ranks 8,64,1024
+
     Example: dhhpc scale report --compare scaling-before scaling-after
     """
-    from dhhpc.scaling.reports.report import report
+    from dhhpc.scaling.reports.preprocessing_report import report_study
 
+    given = {"--ranks": ranks, "--samples": samples, "--variant": variant, "--cores": cores}
+    unused = [name for name, value in given.items() if value is not None]
+    if unused and machine is None:
+        raise DhhpcError(f"{unused[0]}: is of a forecast; give --machine, or leave it out")
+    if machine is not None and (compare is not None or mllog or prometheus):
+        raise DhhpcError(
+            f"--machine {machine}: forecasts for the page, and with --compare, --mllog or --prometheus none "
+            f"is written; leave it out"
+        )
     if compare is not None:
         from dhhpc.cli.study_comparison import compare_studies
 
@@ -111,7 +166,11 @@ def write_report(
         if prometheus:
             print(exports.prometheus(results), end="")
         return
-    print(report(folder))
+    if machine is not None:
+        from dhhpc.cli.study_forecast import add_forecast
+
+        add_forecast(folder, machine, ranks, samples, variant or [], cores)
+    print(report_study(folder))
 
 
 def fit_line(fit: Fit) -> str:
@@ -144,13 +203,17 @@ def as_text(results: Results) -> str:
             f"{kind:{width}}{row.ranks:5d}{row.totm:10.1f}{row.speed_up:10.2f}{row.efficiency:12.2f}"
             f"{row.samples_per_second:11.1f}{row.core_seconds:9.1f}" + (f"{reached:>18}" if target else "")
         )
-    shown = ("dice", "iou", "precision", "recall", "f1", "accuracy")
+    shown: tuple[str, ...] = ("accuracy", "precision", "recall", "f1", "auc")
+    if results.task == "segmentation":
+        shown = ("dice", "iou", "precision", "recall", "f1", "accuracy")
     names = [name for name in shown if any(name in row.test for row in results.rows)]
     if names:
         lines.append(head + "".join(f"{name:>11}" for name in names) + "   (test split)")
         for kind, row in zip(kinds, results.rows, strict=True):
             cells = (f"{row.test[name]:11.3f}" if name in row.test else f"{'-':>11}" for name in names)
             lines.append(f"{kind:{width}}{row.ranks:5d}" + "".join(cells))
+    if results.left_out:
+        lines.append(f"not measured: {', '.join(results.left_out)}")
     lines += [fit_line(fit) for fit in results.fits]
     preprocessing = results.preprocessing
     design = preprocessing.design_seconds

@@ -23,7 +23,10 @@ def compare_studies(before: Path, after: Path, tolerance: float, as_json: bool) 
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        names = [named((each.variant or "", each.threads or 0, each.ranks or 0)) for each in found.points]
+        names = [
+            named((each.variant or "", each.threads or 0, each.nodes, each.ranks or 0))
+            for each in found.points
+        ]
         width = max(map(len, [*names, "all points"])) + 2
         print(f"{'':{width}}{'before (s)':>11}{'after (s)':>11}{'ratio':>8}{'95 % interval':>17}")
         for name, each in zip(names, found.points, strict=True):

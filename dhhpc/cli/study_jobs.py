@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +22,23 @@ def submit_study(job: JobOptions, study: Path, output: Path | None, together: bo
     Raises:
         DhhpcError: the study or a job cannot be had; jobs that were submitted are cancelled.
     """
+    from dhhpc.batch import read_site
     from dhhpc.errors import DhhpcError
-    from dhhpc.scaling.studies.jobs import gathering, point_jobs
+    from dhhpc.scaling.studies.jobs import gathering, study_jobs
+    from dhhpc.scaling.studies.placement import room_at
     from dhhpc.scaling.studies.study import read_study
 
     if job.nodes != 1:
         raise DhhpcError(
-            f"--nodes {job.nodes}: each point has the nodes that its ranks fill; give --ranks-per-node, or "
-            f"--one-job for all points within so many nodes"
+            f"--nodes {job.nodes}: each point has the nodes that its ranks fill, or that the study says; "
+            f"give --ranks-per-node, or `nodes` in the study, or --one-job for all points in so many nodes"
         )
     name = read_study(study)[0].name
     folder = (output or Path(f"scaling-{name}")).absolute()
+    room = room_at(read_site(job.site, job.settings or []), job.partition, job.qos)
+    jobs = study_jobs(study, folder, job.ranks_per_node, room, job.threads)
+    if jobs.told is not None:
+        print(jobs.told, file=sys.stderr)
     # Times of a run that was stopped and goes on would not compare: no point is queued again.
     requests = [
         job.request(
@@ -44,11 +51,10 @@ def submit_study(job: JobOptions, study: Path, output: Path | None, together: bo
             requeues=0,
             however=True,
         )
-        for point in point_jobs(study, folder, job.ranks_per_node)
+        for point in jobs.points
     ]
-    report = job.request(
-        "command", list(gathering(study, folder)), name, name=f"{name}: report", however=bool(requests), **ONE
-    )
+    gather = list(gathering(study, folder, jobs.left_out))
+    report = job.request("command", gather, name, name=f"{name}: report", however=bool(requests), **ONE)
 
     def behind(records: list[JobRecord]) -> tuple[str, ...]:
         if len(records) == len(requests):

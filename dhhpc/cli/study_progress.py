@@ -16,12 +16,16 @@ LINE_INTERVAL = 15.0
 
 
 @contextlib.contextmanager
-def study_progress(indent: str = "") -> Iterator[Watcher]:
-    """A watcher for `dhhpc.scaling.studies.runner.run_study` that writes to stderr."""
+def study_progress(indent: str = "", unit: str = "epoch") -> Iterator[Watcher]:
+    """A watcher for `dhhpc.scaling.studies.runner.run_study` that writes to stderr.
+
+    Args:
+        unit: of what `progress` counts.
+    """
     from dhhpc.scaling.studies.runner import Watcher
 
     if not sys.stderr.isatty():
-        yield Watcher(lambda line: print_line(indent + line), LogProgress(indent))
+        yield Watcher(lambda line: print_line(indent + line), LogProgress(indent, unit))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -29,7 +33,7 @@ def study_progress(indent: str = "") -> Iterator[Watcher]:
     columns = (
         TextColumn(indent + "{task.description}"),
         BarColumn(),
-        TextColumn("epoch {task.completed}/{task.total}"),
+        TextColumn(unit + " {task.completed}/{task.total}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -54,12 +58,12 @@ def print_line(line: str) -> None:
 class LogProgress:
     """A line on the point that trains, at most every `LINE_INTERVAL` seconds."""
 
-    def __init__(self, indent: str) -> None:
-        self.indent = indent
+    def __init__(self, indent: str, unit: str) -> None:
+        self.indent, self.unit = indent, unit
         self.last = time.monotonic()
 
     def __call__(self, done: int, total: int, title: str) -> None:
         now = time.monotonic()
         if done and now - self.last >= LINE_INTERVAL:
             self.last = now
-            print_line(f"{self.indent}{title}: epoch {done} of {total}")
+            print_line(f"{self.indent}{title}: {self.unit} {done} of {total}")

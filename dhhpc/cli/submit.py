@@ -173,9 +173,9 @@ def scale(
 ) -> None:
     """Submit a scaling study: a job for each point, and one for the report.
 
-    Each point has as many nodes as its ranks fill, by --ranks-per-node, and runs behind the one before, as
-    neighbours disturb each other. A point that fails costs no other. Submitted again, the study measures what
-    is missing.
+    Each point has the nodes that the study says, else as many as its ranks fill, by --ranks-per-node. It runs
+    behind the one before, as neighbours disturb each other. What has no room on the site is left out. A point
+    that fails costs no other. Submitted again, the study measures what is missing.
 
     With --one-job each point is trained on ranks of one allocation: give the nodes of the largest. Queued
     again, it keeps finished points.

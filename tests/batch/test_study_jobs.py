@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dhhpc.batch import find_job, scheduler_for
+from dhhpc.scaling.studies.kinds import kinds_of
 from dhhpc.scaling.studies.results import read_results
 from tests import synthetic
 
@@ -50,24 +52,40 @@ def test_points_wait_for_each_other_unless_they_run_together(study: Path) -> Non
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("cluster")
-def test_a_study_is_measured_by_jobs_on_more_and_more_nodes(study: Path, tmp_path: Path) -> None:
-    options = ["--site", "virtual-cluster", "--time", 5, "--ranks-per-node", 1, "--json"]
-    study.write_text(study.read_text().replace("- 8\n", ""))
+def test_a_study_is_measured_by_jobs_on_the_nodes_that_it_says(study: Path, tmp_path: Path) -> None:
+    options = ["--site", "virtual-cluster", "--time", 5, "--json"]
+    study.write_text(study.read_text().replace("- 8\n", "") + "nodes: [1, 2]\n")
     submitted = dhhpc("submit", "scale", study, *options, "--output", tmp_path / "scaling")
     assert submitted.returncode == 0, submitted.stderr
+    # Four ranks of one thread are too many for a node of two cores.
+    assert submitted.stderr == (
+        "left out: 1 rank on 2 nodes (not equally many on each node); 4 ranks on 1 node "
+        "(a node of partition main of site virtual-cluster has 2 cores)\n"
+    )
     records = [find_job(job["id"]) for job in json.loads(submitted.stdout)]
     ended = SLURM.wait(records[-1], timeout=240)
     logs = [Path(record.log).read_text() for record in records]
     assert ended.state == "COMPLETED", logs
     results = read_results(tmp_path / "scaling")
-    assert [(point.ranks, point.status) for point in results.points] == [(1, "finished"), (4, "finished")]
+    assert [(point.ranks, point.nodes, point.error) for point in results.points] == [
+        (1, 1, None), (4, 2, None)
+    ]  # fmt: skip
+    assert results.left_out == ["1 rank on 2 nodes", "4 ranks on 1 node"]
     for point, record in zip(results.points, records, strict=False):
         run = json.loads((tmp_path / "scaling" / point.run / "run.json").read_text())
         assert run["slurm_job_id"] == record.id
         assert run["launcher"] == ("srun" if point.ranks > 1 else run["launcher"])
         assert (point.joules, point.energy is None) == (None, False)
+    # Of the four ranks: two on each of two virtual nodes, which are one machine.
+    held = Counter(run["nodes_of_ranks"])
+    assert (len(held), set(held.values()), len(run["hosts"])) == (2, {2}, 1)
+    assert [len(cores) for cores in run["binding"]] == [len(run["binding"][0])] * 4
+    assert run["load"].keys() == set(run["hosts"])
     page = (tmp_path / "scaling" / "report.html").read_text()
     assert "The energy of runs is unknown" in page
+    assert "could not be placed so: 1 rank on 2 nodes, 4 ranks on 1 node" in page
+    # One rank on one node is the base of the others alone: its line is theirs.
+    assert list(kinds_of(results.rows)) == ["2 nodes"]
     # Nothing is left to measure: the report alone is made again.
     again = dhhpc("submit", "scale", study, *options, "--output", tmp_path / "scaling", "--dry-run")
     assert "--gather" in json.loads(again.stdout)["script"]

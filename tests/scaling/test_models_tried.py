@@ -93,6 +93,14 @@ def test_a_study_counts_once_and_a_series_whole(folder):
     assert found.models[0].counted == "the median run on 2 ranks, the fastest"
     # T1 as the study has it.
     assert found.ttmip == 60 + 2.5 + 12 + 32
+    # The same ranks on more nodes are a point of their own, not repeats: its median of 9 s is the fastest.
+    for point in [point for point in results.points if point.ranks == 2]:
+        run = f"runs/ranks-2-nodes-2-repeat-{point.repeat}"
+        shutil.copytree(study / point.run, study / run)
+        set_record(study / run, totm=7.0 + point.repeat)
+        results.points.append(point.model_copy(update={"run": run, "nodes": 2}))
+    write_results(study, results)
+    assert [model.totm for model in kpis_of([study]).models] == [9.0]
     series = folder / "series"
     experiment = synthetic.write_experiment(folder / "series.yml", folder / "shards", series, epochs=1)
     assert synthetic.run_here("train", experiment, "--seeds", "2").returncode == 0

@@ -68,7 +68,8 @@ def test_fits_stand_in_the_report_as_in_the_results(reported):
 def test_curves_are_drawn_beside_what_was_measured(reported):
     folder, results = reported
     plots = {path.name for path in (folder / "plots").iterdir()}
-    assert plots == {"speed-up.png", "efficiency.png", "time.png", "fits.png"}
+    drawn = ("speed-up", "efficiency", "time", "fits")
+    assert plots == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     with Image.open(folder / "plots" / "fits.png") as image:
         assert image.width >= 700
         seen = np.asarray(image.convert("RGB")).reshape(-1, 3)
@@ -87,6 +88,26 @@ def test_thin_results_are_refused_in_words(tmp_path):
     assert page.count("refused: ") == 3
     assert "needs 3 different rank counts; measured: 2" in page
     assert not (tmp_path / "plots" / "fits.png").exists()
+
+
+def test_a_classification_is_told_by_its_accuracy(tmp_path):
+    results = results_of(SyntheticTrainer(), [1, 2], 1)
+    for row in results.rows:
+        row.test = {"accuracy": 0.875, "dice": 0.75, "iou": 0.625, "f1": 0.75, "auc": 0.9375}
+    for task, told, heads in (
+        ("classification", "the accuracy is 0.875 (1 rank), 0.875 (2 ranks)", "accuracy | F1 | AUC |"),
+        (
+            "segmentation",
+            "masks reach a Dice overlap of 0.750 (1 rank), 0.750 (2 ranks)",
+            "Dice | IoU | F1 |",
+        ),
+    ):
+        write_results(tmp_path, results.model_copy(update={"task": task}))
+        report(tmp_path)
+        markdown = (tmp_path / "report.md").read_text()
+        assert told in markdown
+        assert f"| ranks | {heads}" in markdown
+        assert ("mask" in markdown) == (task == "segmentation")
 
 
 def test_the_mechanism_is_refused_where_it_does_not_hold():

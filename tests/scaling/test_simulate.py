@@ -8,30 +8,16 @@ from statistics import median
 
 import numpy as np
 import pytest
-import yaml
 
 from dhhpc.cli.app import command_line
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
 from dhhpc.scaling.forecasts.noise import jitter_of, step_deviation, traced_residuals
 from dhhpc.scaling.resources.calibration import read_measured
-from dhhpc.training.experiment import Experiment
 from tests import synthetic
+from tests.scaling.hand_made_runs import NOTHING, machine, record
 
 LEONARDO = resource_folder("scaling-studies") / "machines" / "leonardo-dcgp.yml"
-# Nothing but computing takes time.
-FREE = {
-    "name": "free",
-    "nodes": 1,
-    "cores_per_node": 2,
-    "ranks_per_node": 64,
-    "within": {"latency": 0, "bandwidth": 1e30},
-    "across": {"latency": 0, "bandwidth": 1e30},
-    "memory": {"gigabytes": 1, "bandwidth": 1e30},
-    "storage": {"bandwidth": 1e30, "node_bandwidth": 1e30},
-}
-
-NOTHING = dict.fromkeys(("data", "compute", "communication", "wait", "validation"), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,61 +35,6 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """What the command prints."""
     command_line()(["scale", "simulate", *map(str, arguments)], standalone_mode=False)
     return capsys.readouterr().out
-
-
-def machine(folder: Path, **changes) -> Path:
-    path = folder / "machine.yml"
-    path.write_text(yaml.safe_dump(FREE | changes))
-    return path
-
-
-def record(
-    folder: Path, ranks: int = 1, sample: float = 0.025, cores: int = 2, threads: int = 1, **parallel
-) -> Path:
-    """A run of 400 samples in batches of 4 a rank, three epochs, whose ranks take `sample` seconds each."""
-    experiment = {
-        "name": "hand",
-        "data": {"shards": "/s"},
-        "network": {"name": "unet"},
-        "loss": "dice",
-        "optimizer": {"name": "sgd"},
-        "batch_size": 4,
-        "epochs": 10,
-        "parallel": parallel or {"method": "fixed", "period": 5},
-    }
-    batches = 400 // 4 // ranks
-    work = 400 / ranks * sample
-    of_rank = NOTHING | {"data": 0.1 * work, "compute": 0.9 * work, "validation": 1.0}
-    epoch = {
-        "seconds": work + 0.5,
-        "batches": batches,
-        "period": 5,
-        "averagings": batches // 5,
-        "bytes_sent": 0,
-        "weights": [1.0] * ranks,
-        "validation_seconds": 8 / ranks * 0.125,
-        "ranks": [of_rank] * ranks,
-        "paces": [{"samples": 400 // ranks, "seconds": sample}] * ranks,
-        "checkpoint_seconds": 0.25,
-    }
-    content = {
-        "schema_version": 1,
-        "status": "finished",
-        "experiment": Experiment.model_validate(experiment).model_dump(mode="json"),
-        "ranks": ranks,
-        "threads": threads,
-        "threads_of_ranks": [threads] * ranks,
-        "cores": cores,
-        "hosts": ["far"],
-        "processes": [f"far:{rank}" for rank in range(ranks)],
-        "samples": {"training": 400, "validation": 8},
-        "parameters": 1000,
-        "kpis": {"totm": 3 * (work + 0.5 + 8 / ranks * 0.125 + 0.25) + 2.0},
-        "history": [epoch | {"epoch": number} for number in range(3)],
-    }
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(content))
-    return folder
 
 
 def test_a_real_run_is_forecast_on_a_ready_machine(run: Path, tmp_path: Path, capsys) -> None:

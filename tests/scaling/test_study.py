@@ -7,8 +7,11 @@ import yaml
 
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
-from dhhpc.scaling.studies.study import read_study
+from dhhpc.scaling.studies.results import read_results
+from dhhpc.scaling.studies.study import measures_preprocessing, read_study
 from dhhpc.scaling.studies.tasks import tasks_of
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 def write(folder: Path, **changes) -> Path:
@@ -60,6 +63,22 @@ def test_the_ready_studies_are_whole(tmp_path):
     found = sorted(resource_folder("scaling-studies").glob("*.yml"))
     assert len(found) > 3
     for path in found:
+        if measures_preprocessing(path):
+            continue
         study, _ = read_study(path, tmp_path / "experiment.yml")
         assert study.name == path.stem
         assert tasks_of(study, epochs=2)
+
+
+def test_kept_results_are_those_of_the_ready_studies():
+    folders = [path.parent for path in (CHECKOUT / "scaling-studies" / "results").glob("*/results.json")]
+    assert folders
+    for folder in folders:
+        results = read_results(folder)
+        study, _ = read_study(CHECKOUT / "scaling-studies" / f"{folder.name}.yml", __file__)
+        assert results.study == study.model_copy(update={"experiment": results.study.experiment})
+        assert (results.summary.failed, results.summary.finished) == (0, len(results.points))
+        # The pages beside them are of these results.
+        report = (folder / "report.md").read_text()
+        for row in results.rows:
+            assert f"| {row.totm:.1f} | {row.totm_min:.1f} | {row.totm_max:.1f} |" in report

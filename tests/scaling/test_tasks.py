@@ -9,7 +9,8 @@ import yaml
 
 from dhhpc.errors import DhhpcError
 from dhhpc.scaling.studies.fitting import fit_points
-from dhhpc.scaling.studies.jobs import point_jobs
+from dhhpc.scaling.studies.jobs import study_jobs
+from dhhpc.scaling.studies.placement import Room
 from dhhpc.scaling.studies.results import Point, TimeSplit, table
 from dhhpc.scaling.studies.runner import changed_experiment
 from dhhpc.scaling.studies.study import Study
@@ -124,12 +125,13 @@ def test_points_as_jobs_fill_nodes_or_share_one(tmp_path):
     file = synthetic.write_experiment(tmp_path / "e.yml", tmp_path / "shards", tmp_path / "run", epochs=3)
     document = {"name": "s", "experiment": file.name, "ranks": [1, 2, 4, 8], "order": "listed"}
     (tmp_path / "study.yml").write_text(yaml.safe_dump(document))
-    jobs = point_jobs(tmp_path / "study.yml", tmp_path / "out", ranks_per_node=4)
+    room = Room("anywhere")
+    jobs = study_jobs(tmp_path / "study.yml", tmp_path / "out", 4, room).points
     assert [(job.nodes, job.ranks_per_node) for job in jobs] == [(1, 1), (1, 2), (1, 4), (2, 4)]
     run = str(tmp_path / "out" / "runs" / "ranks-8-repeat-1")
     assert jobs[-1].arguments == ("train", str(file), "--output", run, "--set", "epochs=3")
     with pytest.raises(DhhpcError, match=r"study\.yml: ranks 4: are no whole nodes of 3 ranks"):
-        point_jobs(tmp_path / "study.yml", tmp_path / "out", ranks_per_node=3)
+        study_jobs(tmp_path / "study.yml", tmp_path / "out", 3, room)
 
 
 def test_no_law_is_fitted_to_unlike_trainings():

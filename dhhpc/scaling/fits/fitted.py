@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from dhhpc.documents import Document
 
@@ -25,19 +26,21 @@ class Parameter(Document):
 
 
 class CurvePoint(Document):
-    """What the model makes of totm, in seconds, on a number of ranks within those measured."""
+    """The seconds that the model tells for a number of ranks within those measured."""
 
     ranks: int
-    totm: float
+    # Results of earlier versions call it totm.
+    seconds: float = pydantic.Field(validation_alias=pydantic.AliasChoices("seconds", "totm"))
 
 
 class Fit(Document):
-    """A model fitted to the totm of runs on several rank counts, or `refused` with a sentence why.
+    """A model fitted to the seconds of runs on several rank counts, or `refused` with a sentence why.
 
     Attributes:
         observations: runs that it was fitted to.
-        r_squared: the part of the variance of totm that the model explains; None where totm does not vary.
-        relative_rmse: the root of the mean squared error, each as a part of the mean totm of its rank count.
+        r_squared: the part of the variance of the seconds that the model explains; None where they do not
+            vary.
+        relative_rmse: the root of the mean squared error, each as a part of the mean of its rank count.
         aicc: Akaike's information criterion with the correction for few observations (Hurvich and Tsai,
             Biometrika 76(2), 1989): of models of the same runs, the one with the least is to be preferred,
             and a difference below 2 says nothing. None where there are too few runs for it, or no error is

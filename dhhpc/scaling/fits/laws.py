@@ -1,6 +1,6 @@
-"""The laws of scaling, fitted to the totm of runs by rank count alone.
+"""The laws of scaling, fitted to the seconds of runs by rank count alone.
 
-T(n) is totm on n ranks.
+T(n) are the seconds on n ranks: totm, or the time of preprocessing.
 
 - Amdahl (AFIPS 1967), of the same work on all rank counts: T(n) = T(1) (s + (1 - s) / n), with s the serial
   fraction of the time on one rank.
@@ -10,7 +10,7 @@ T(n) is totm on n ranks.
   capacity is n / (1 + sigma (n - 1) + kappa n (n - 1)), with sigma for contention (ranks wait for what is
   shared) and kappa for coherence (each rank has to agree with each other one).
 
-All minimise the sum of squared errors, each as a part of the mean totm on as many ranks, since longer runs
+All minimise the sum of squared errors, each as a part of the mean on as many ranks, since longer runs
 vary by more seconds, and have no parameter below zero.
 """
 
@@ -136,7 +136,7 @@ def fit_law(law: Law, ranks: Array, seconds: Array, draws: int = DRAWS, seed: in
     """`law` fitted to runs, with intervals by drawing the relative errors again.
 
     Args:
-        ranks, seconds: (N,), rank count and totm of each run.
+        ranks, seconds: (N,), rank count and seconds of each run.
         draws, seed: of the bootstrap.
 
     Returns:
@@ -164,6 +164,6 @@ def fit_law(law: Law, ranks: Array, seconds: Array, draws: int = DRAWS, seed: in
         model=law.model,
         observations=len(seconds),
         parameters=parameters,
-        curve=[CurvePoint(ranks=number, totm=totm) for number, totm in zip(shown, curve, strict=True)],
+        curve=[CurvePoint(ranks=number, seconds=each) for number, each in zip(shown, curve, strict=True)],
         **goodness(ranks, seconds, modelled[:, 0], count),
     )

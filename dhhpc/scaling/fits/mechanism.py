@@ -147,7 +147,7 @@ def fit_mechanism(runs: Sequence[Observation], draws: int = DRAWS, seed: int = S
         model="mechanistic",
         observations=len(runs),
         parameters=parameters,
-        curve=[CurvePoint(ranks=int(count), totm=modelled[ranks == count].mean()) for count in shown],
+        curve=[CurvePoint(ranks=int(count), seconds=modelled[ranks == count].mean()) for count in shown],
         **goodness(ranks, totm, modelled, len(parameters)),
     )
 

@@ -37,6 +37,7 @@ class Calibration:
         pace: of a rank; `pace.sample` where all cores of a node are busy, as far as that was measured.
         samples_seconds: seconds of a sample by the share of a node's cores that are busy.
         once: seconds of a run beside its epochs.
+        runs: the folders of those that have a part in the numbers.
         measured, left_out: lines on what the numbers are from, and why some runs have no part in them.
     """
 
@@ -49,6 +50,7 @@ class Calibration:
     samples_seconds: dict[float, float]
     jitter: Jitter
     once: float
+    runs: tuple[Path, ...]
     measured: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -138,6 +140,7 @@ def calibrate(folders: Sequence[Path], cores: int | None = None, threads: int | 
         samples_seconds=samples_seconds,
         jitter=jitter,
         once=median([run.once_seconds for run in kept]),
+        runs=tuple(run.folder for run in kept),
         measured=tuple(lines),
         left_out=tuple(left_out),
     )
@@ -151,17 +154,20 @@ def check_same_work(runs: Sequence[MeasuredRun]) -> None:
     """
     first = runs[0].content
     for run in runs[1:]:
-        changed = [
-            key
-            for key in differences(first["experiment"], run.content["experiment"])
-            if not any(key == free or key.startswith(f"{free}.") for free in (*FREE_KEYS, *ALSO_FREE))
-        ]
-        if changed or run.content["samples"] != first["samples"]:
-            what = changed[0] if changed else "number of samples"
+        what = other_work(first, run.content)
+        if what is not None:
             raise DhhpcError(
                 f"{run.folder}: was trained with another {what} than {runs[0].folder}; calibrate on runs of "
                 f"one network and data set"
             )
+
+
+def other_work(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """In what the ranks of two run records did other work; None if in nothing."""
+    for key in differences(one["experiment"], other["experiment"]):
+        if not any(key == free or key.startswith(f"{free}.") for free in (*FREE_KEYS, *ALSO_FREE)):
+            return key
+    return None if one["samples"] == other["samples"] else "number of samples"
 
 
 def cores_of(run: MeasuredRun, stated: int | None) -> int:

@@ -30,7 +30,7 @@ LONGEST_PERIOD = 1024
 GOOD_EFFICIENCY = 0.8
 PARTS = ("compute", "communication", "wait", "data", "validation", "checkpoint", "other")
 LIMITS = {
-    "compute": "computing",
+    "compute": "computing, more slowly than one rank alone where more of a node's cores are busy",
     "communication": "the network: ranks send each other what they have learned",
     "wait": "waiting: all ranks wait for the slowest at each meeting",
     "data": "loading data",
@@ -49,7 +49,9 @@ class Row:
         epoch_seconds: with validation and checkpoint, mean over epochs.
         speed_up, efficiency: against one rank; of weak scaling, what they get done in the time of one.
         shares: of the time of an epoch, by PARTS; means over the ranks.
-        limit: the part that keeps ranks from being as efficient as one, in words.
+        losses: of the time of an epoch, what each part takes beyond its time on one rank; together what is
+            missing of an efficiency of 1.
+        limit: the part of the largest loss, in words.
         run_seconds: of the run with failures and starts, without the wait for the first start.
         failures: expected in a run.
         failure_seconds: of `run_seconds`, what failures cost.
@@ -66,6 +68,7 @@ class Row:
     speed_up: float
     efficiency: float
     shares: dict[str, float]
+    losses: dict[str, float]
     limit: str
     run_seconds: float
     failures: float
@@ -158,13 +161,15 @@ class Forecaster:
             period *= 2
         return None
 
-    def row(self, ranks: int, alone: float, target: float) -> Row:
-        """The forecast for a number of ranks; alone: the seconds of an epoch on one."""
+    def row(self, ranks: int, on_one: Sequence[EpochTimes], target: float) -> Row:
+        """The forecast for a number of ranks; on_one: epochs on one rank."""
         planned = self.plan(ranks)
         epochs = self.epochs(planned)
         seconds = fmean(epoch.seconds for epoch in epochs)
         shares = shares_of(epochs)
+        alone = fmean(epoch.seconds for epoch in on_one)
         efficiency = self.efficiency(alone, seconds, ranks)
+        losses = {name: shares[name] - efficiency * share for name, share in shares_of(on_one).items()}
         failures = self.failures(ranks)
         work = self.experiment.epochs * fmean(epoch.seconds - epoch.checkpoint for epoch in epochs)
         pause, write = self.pause(planned)
@@ -187,7 +192,8 @@ class Forecaster:
             speed_up=efficiency * ranks,
             efficiency=efficiency,
             shares=shares,
-            limit=limit_of(shares),
+            losses=losses,
+            limit=limit_of(losses),
             run_seconds=start + outcome[0] + write,
             failures=outcome[2],
             failure_seconds=outcome[0] - without[0],
@@ -238,11 +244,11 @@ def forecast(forecaster: Forecaster, ranks: Sequence[int], target: float) -> For
     Raises:
         DhhpcError: none can.
     """
-    alone = forecaster.epoch_seconds(forecaster.plan(1))
+    on_one = forecaster.epochs(forecaster.plan(1))
     rows, left_out = [], []
     for count in sorted(set(ranks)):
         try:
-            rows.append(forecaster.row(count, alone, target))
+            rows.append(forecaster.row(count, on_one, target))
         except DhhpcError as error:
             left_out.append(str(error))
     if not rows:
@@ -279,11 +285,15 @@ def shares_of(epochs: Sequence[EpochTimes]) -> dict[str, float]:
     return {name: found[name] for name in PARTS}
 
 
-def limit_of(shares: dict[str, float]) -> str:
-    """The largest part that is no computing, unless that is nearly all."""
-    largest = max((name for name in PARTS if name != "compute"), key=lambda name: shares[name])
-    name = "compute" if shares["compute"] >= 1 - (1 - GOOD_EFFICIENCY) / 2 else largest
-    return f"{LIMITS[name]} ({shares[name]:.0%})"
+def limiting_part(losses: dict[str, float]) -> str:
+    """The part of the largest loss."""
+    return max(PARTS, key=lambda name: losses[name])
+
+
+def limit_of(losses: dict[str, float]) -> str:
+    """The limiting part in words, with what is lost by it."""
+    name = limiting_part(losses)
+    return f"{LIMITS[name]} ({losses[name]:.0%})"
 
 
 def past(rows: Sequence[Row]) -> float | None:

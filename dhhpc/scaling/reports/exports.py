@@ -53,6 +53,7 @@ def described(point: Point, results: Results) -> dict[str, Any]:
         "variant": point.variant,
         "number_of_ranks": point.ranks,
         "threads_per_rank": point.threads,
+        **({"number_of_nodes": point.nodes} if on_several(results) else {}),
         "seed": results.experiment.get("seed"),
         "train_samples": point.samples,
         "epoch_count": point.epochs,
@@ -80,18 +81,25 @@ def prometheus(results: Results) -> str:
         known = [(row, value) for row, value in values if value is not None]
         if known:
             lines += [f"# HELP {name} {about}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{{{labels(results.study.name, row)}}} {value!r}" for row, value in known]
+            lines += [f"{name}{{{labels(results, row)}}} {value!r}" for row, value in known]
     return "".join(f"{line}\n" for line in lines)
 
 
-def labels(study: str, row: Row) -> str:
+def labels(results: Results, row: Row) -> str:
     values = {
-        "study": study,
+        "study": results.study.name,
         "variant": row.variant,
         "ranks": str(row.ranks),
         "threads": str(row.threads),
     }
+    if on_several(results):
+        values["nodes"] = str(row.nodes)
     return ",".join(f'{name}="{escaped(value)}"' for name, value in values.items())
+
+
+def on_several(results: Results) -> bool:
+    """Whether the study tells numbers of nodes apart."""
+    return len({row.nodes for row in results.rows}) > 1
 
 
 def escaped(text: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dhhpc.scaling.bootstrap import FEWEST_RUNS
 from dhhpc.scaling.fits.fitted import Fit, usual
-from dhhpc.scaling.studies.results import Results
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
+from dhhpc.scaling.studies.results import Results, Row
 from dhhpc.training.statistics import CONFIDENCE
 
 Figure = Callable[[float, int], str]
@@ -48,12 +49,40 @@ PARAMETERS = {
 
 def fit_caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
     """What the reader of fits and intervals must keep in mind; arguments as in `wording`."""
-    if not results.rows:
+    measured = [(point.ranks, point.totm) for point in results.points if point.totm is not None]
+    sentences = caveats_of_fits(results.fits, measured, results.rows, results.study.repeats, text, figure)
+    mechanistic = any(fit.model == "mechanistic" and fit.refused is None for fit in results.fits)
+    if mechanistic and results.experiment["parallel"]["method"] == "gradient":
+        sentences.append(
+            text(
+                "Gradients are sent while the backward pass goes on, and only what that does not hide is "
+                "measured: latency and time of a byte are those that remain, not those of the network."
+            )
+        )
+    return sentences
+
+
+def caveats_of_fits(
+    fits: Sequence[Fit],
+    measured: Sequence[tuple[int, float]],
+    rows: Sequence[Row | PreprocessedRow],
+    repeats: int,
+    text: type[str],
+    figure: Figure,
+) -> list[str]:
+    """The same for what any study fits to times.
+
+    Args:
+        measured: ranks and seconds of every run.
+        repeats: runs that were meant for each point.
+        text, figure: as in `wording`.
+    """
+    if not rows:
         return []
     sentences: list[str] = []
-    least = min(results.rows, key=lambda row: row.runs)
+    least = min(rows, key=lambda row: row.runs)
     if least.runs < FEWEST_RUNS:
-        if results.study.repeats > 1 or any(fit.refused is None for fit in results.fits):
+        if repeats > 1 or any(fit.refused is None for fit in fits):
             sentences.append(
                 text(
                     "With {} of a rank count there is no interval of its median; repeat it {} times or more."
@@ -66,30 +95,22 @@ def fit_caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
                 "hold the true one with a probability of {} at most, where 0.95 is meant; 6 runs suffice."
             ).format(figure(least.runs, 0), figure(least.confidence, 2))
         )
-    fitted = [fit for fit in results.fits if fit.refused is None]
+    fitted = [fit for fit in fits if fit.refused is None]
     if not fitted:
         return sentences
     sentences.append(
         text(
             "Fitted curves end at {} ranks, the most that were measured: beyond them a model is a guess, "
             "however well it fits."
-        ).format(figure(results.rows[-1].ranks, 0))
+        ).format(figure(rows[-1].ranks, 0))
     )
-    misfits = [NAMES[fit.model] for fit in fitted if errs_beyond_chance(fit, results)]
+    misfits = [NAMES[fit.model] for fit in fitted if errs_beyond_chance(fit, measured)]
     if misfits:
         sentences.append(
             text(
                 "Errors of more than twice what runs on as many ranks differ by are no chance. So far off, "
                 "and not to be relied on whatever the intervals say: {}."
             ).format(", ".join(misfits))
-        )
-    mechanistic = any(fit.model == "mechanistic" for fit in fitted)
-    if mechanistic and results.experiment["parallel"]["method"] == "gradient":
-        sentences.append(
-            text(
-                "Gradients are sent while the backward pass goes on, and only what that does not hide is "
-                "measured: latency and time of a byte are those that remain, not those of the network."
-            )
         )
     if any(is_at_zero(fit) for fit in fitted):
         sentences.append(
@@ -105,20 +126,18 @@ def is_at_zero(fit: Fit) -> bool:
     return any(parameter.value == 0 for parameter in fit.parameters)
 
 
-def errs_beyond_chance(fit: Fit, results: Results) -> bool:
+def errs_beyond_chance(fit: Fit, measured: Sequence[tuple[int, float]]) -> bool:
     """Whether a model errs by more than twice what repeated runs differ by; False where none was repeated."""
-    ranks, totm = zip(
-        *((point.ranks, point.totm) for point in results.points if point.totm is not None), strict=True
-    )
-    repeated = len(totm) - len(set(ranks))
+    ranks, times = zip(*measured, strict=True)
+    repeated = len(times) - len(set(ranks))
     if not repeated or fit.relative_rmse is None:
         return False
-    seconds = np.array(totm)
+    seconds = np.array(times)
     chance = float(((seconds / usual(np.array(ranks), seconds) - 1) ** 2).sum()) / repeated
     return fit.relative_rmse > 2 * math.sqrt(chance)
 
 
-def preferred(results: Results) -> str | None:
+def preferred(fits: Sequence[Fit]) -> str | None:
     """The model of the least AICc; None unless there are several to choose from."""
-    found = {fit.model: fit.aicc for fit in results.fits if fit.aicc is not None}
+    found = {fit.model: fit.aicc for fit in fits if fit.aicc is not None}
     return min(found, key=lambda model: found[model]) if len(found) > 1 else None

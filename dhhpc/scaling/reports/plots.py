@@ -1,24 +1,28 @@
-"""The plots of a study: PNGs for the width of a paper's column, in colours safe for the colour-blind."""
+"""The plots of a study, as PNG and SVG for the width of a paper's column or page, in colours safe for the
+colour-blind."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dhhpc.files import replacing
 from dhhpc.scaling.fits.fitted import Fit
 from dhhpc.scaling.reports.fit_wording import NAMES
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
 from dhhpc.scaling.studies.results import Point, Results, Row
 
 Array = np.ndarray[Any, Any]
+AnyRow = Row | PreprocessedRow
+Kinds = Mapping[str, Sequence[AnyRow]]
 
 # Okabe and Ito's palette, "Color Universal Design", 2008.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -39,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "lines.markersize": 5,
     "savefig.dpi": 220,
+    "svg.hashsalt": "dhhpc",  # else names within the file are drawn by chance
     "figure.constrained_layout.use": True,
 }
 # Where time goes: the field that holds it, words, colour and hatch.
@@ -56,19 +61,23 @@ WIDE = 8
 
 
 def save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        # A fixed Software tag and no date: the same results give the same file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    """Write the PNG `path`, and beside it the same as SVG."""
+    # No date and no version of what drew it: the same results give the same files.
+    for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with replacing(path.with_suffix(f".{form}")) as temporary:
+            figure.savefig(temporary, format=form, metadata=metadata)
+        # Laid out once, for both alike.
+        figure.set_layout_engine("none")
 
 
-def plot_speed_up(rows: Sequence[Row], path: Path) -> None:
-    """Measured speed-up over ranks beside the ideal line S(n) = n."""
+def plot_speed_up(kinds: Kinds, path: Path) -> None:
+    """Measured speed-up over ranks beside the ideal line S(n) = n, a line for each kind of work."""
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 2.6))
         axes = figure.add_subplot()
-        ranks = sorted({row.ranks for row in rows})
+        ranks = sorted({row.ranks for rows in kinds.values() for row in rows})
         axes.plot([ranks[0], ranks[-1]], [ranks[0], ranks[-1]], "--", color=BLACK, label="ideal")
-        highest = plot_measured(axes, rows, "speed_up")
+        highest = plot_measured(axes, kinds, "speed_up")
         axes.set(xlabel="ranks", ylabel="speed-up", title="Speed-up")
         rank_axis(axes, ranks)
         if axes.get_xscale() == "log":
@@ -81,9 +90,8 @@ def plot_speed_up(rows: Sequence[Row], path: Path) -> None:
         save(figure, path)
 
 
-def plot_measured(axes: Any, rows: Sequence[Row], figure: str) -> float:
-    """A figure of each row, a line for each kind of training; returns how far up they reach."""
-    kinds = kinds_of(rows)
+def plot_measured(axes: Any, kinds: Kinds, figure: str) -> float:
+    """A figure of each row, a line for each kind; returns how far up they reach."""
     looks = zip(SERIES * len(kinds), MARKERS * len(kinds), strict=False)
     return max(
         plot_kind(axes, of_kind, figure, name, color, marker)
@@ -91,7 +99,7 @@ def plot_measured(axes: Any, rows: Sequence[Row], figure: str) -> float:
     )
 
 
-def plot_kind(axes: Any, rows: Sequence[Row], figure: str, name: str, color: str, marker: str) -> float:
+def plot_kind(axes: Any, rows: Sequence[AnyRow], figure: str, name: str, color: str, marker: str) -> float:
     """A line with the intervals as error bars; returns how far up it reaches."""
     ranks, values = [row.ranks for row in rows], [getattr(row, figure) for row in rows]
     intervals = [getattr(row, f"{figure}_interval") for row in rows]
@@ -113,14 +121,14 @@ def plot_kind(axes: Any, rows: Sequence[Row], figure: str, name: str, color: str
     return max(value + high for value, high in zip(values, above, strict=True))
 
 
-def plot_efficiency(rows: Sequence[Row], path: Path) -> None:
+def plot_efficiency(kinds: Kinds, path: Path) -> None:
     """Efficiency over ranks, with the ideal 1."""
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 2.6))
         axes = figure.add_subplot()
-        ranks = sorted({row.ranks for row in rows})
+        ranks = sorted({row.ranks for rows in kinds.values() for row in rows})
         axes.axhline(1, ls="--", color=BLACK, label="ideal", lw=1.5)
-        highest = plot_measured(axes, rows, "efficiency")
+        highest = plot_measured(axes, kinds, "efficiency")
         axes.set(xlabel="ranks", ylabel="efficiency", title="Efficiency")
         rank_axis(axes, ranks)
         axes.set_ylim(0, max(1.0, highest) * 1.2)
@@ -194,21 +202,18 @@ def name_groups(axes: Any, names: Sequence[str]) -> None:
         start += count
 
 
-def plot_fits(points: Sequence[Point], fits: Sequence[Fit], path: Path) -> None:
-    """totm of every run over ranks, and the curve of each fitted model."""
+def plot_fits(measured: Sequence[tuple[int, float]], fits: Sequence[Fit], title: str, path: Path) -> None:
+    """The seconds of every run, each behind its ranks, and the curve of each fitted model."""
     styles = {"amdahl": (VERMILION, "--"), "gustafson": (VERMILION, "--"), "usl": (GREEN, "-.")}
     with matplotlib.rc_context(STYLE):
         figure = Figure((COLUMN_INCHES, 3.0))
         axes = figure.add_subplot()
-        measured = [(point.ranks, point.totm) for point in points if point.totm is not None]
         for fit in fits:
             color, line = styles.get(fit.model, (BLUE, ":"))
-            across, up = [at.ranks for at in fit.curve], [at.totm for at in fit.curve]
+            across, up = [at.ranks for at in fit.curve], [at.seconds for at in fit.curve]
             axes.plot(across, up, line, color=color, label=NAMES[fit.model])
         axes.plot(*zip(*measured, strict=True), "o", color=BLACK, mfc="none", ms=4, label="measured runs")
-        axes.set(
-            xscale="log", yscale="log", xlabel="ranks", ylabel="seconds", title="totm, measured and fitted"
-        )
+        axes.set(xscale="log", yscale="log", xlabel="ranks", ylabel="seconds", title=title)
         ranks = sorted({count for count, _ in measured})
         axes.set_xticks(ranks, [str(count) for count in ranks])
         axes.set_xticks([], minor=True)
@@ -223,40 +228,51 @@ def point_name(point: Point, rows: Sequence[Row]) -> str:
 
 
 def plot_loss(points: Sequence[Point], rows: Sequence[Row], path: Path) -> None:
-    """Training (solid) and validation (dashed) loss of each run, by epoch and by time."""
+    """Training (solid) and validation (dashed) loss of each run, by epoch, by samples and by time."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure((PAGE_INCHES, 2.8))
-        by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-        many = len({point.repeat for point in points}) > 1
+        figure = Figure((PAGE_INCHES, 3.1))
+        panels = figure.subplots(1, 3, sharey=True)
         named = {point.run: point_name(point, rows) for point in points}
         colors = dict(zip(dict.fromkeys(named.values()), SERIES * len(points), strict=False))
         markers = dict(zip(colors, MARKERS * len(points), strict=False))
         for point in points:
-            name = named[point.run]
-            color, marker = colors[name], markers[name]
-            name += f", run {point.repeat}" if many else ""
-            for axes, across in (
-                (by_epoch, [epoch.epoch for epoch in point.curve]),
-                (by_time, [epoch.seconds for epoch in point.curve]),
-            ):
+            color, marker = colors[named[point.run]], markers[named[point.run]]
+            for axes, across in zip(panels, progress_of(point), strict=True):
                 training = [epoch.training_loss for epoch in point.curve]
-                axes.plot(across, training, color=color, marker=marker, ms=3, label=f"{name}: training")
+                axes.plot(across, training, color=color, marker=marker, ms=3)
                 held = [
                     (x, epoch.validation_loss)
                     for x, epoch in zip(across, point.curve, strict=True)
                     if epoch.validation_loss is not None
                 ]
                 if held:
-                    axes.plot(*zip(*held, strict=True), "--", color=color, label=f"{name}: validation")
+                    axes.plot(*zip(*held, strict=True), "--", color=color)
+        by_epoch, by_samples, by_time = panels
         by_epoch.set(xlabel="epoch", ylabel="loss", title="Loss by epoch")
+        by_samples.set(xlabel="training samples seen", title="Loss by samples")
         by_time.set(xlabel="seconds of training", title="Loss by time")
         by_epoch.xaxis.get_major_locator().set_params(integer=True)
         by_epoch.set_ylim(bottom=0)
-        by_epoch.set_xlim(left=0)
-        by_time.set_xlim(left=0)
-        handles, labels = by_epoch.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+        for axes in panels:
+            axes.set_xlim(left=0)
+        by_samples.xaxis.set_major_locator(MaxNLocator(4))
+        # Runs of a kind and number of ranks look alike: a line each would not fit.
+        handles = [
+            matplotlib.lines.Line2D([], [], color=color, marker=markers[name], ms=3, label=name)
+            for name, color in colors.items()
+        ]
+        lines = (("training", "-"), ("validation", "--"))
+        handles += [matplotlib.lines.Line2D([], [], color="#555555", ls=ls, label=name) for name, ls in lines]
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7)
         save(figure, path)
+
+
+def progress_of(point: Point) -> tuple[list[float], list[float], list[float]]:
+    """Of a point with a curve, at the end of each epoch: epochs, training samples seen by all ranks, seconds
+    since the start."""
+    a_epoch = (point.samples or 0) / (point.epochs or 1)
+    epochs = [float(epoch.epoch) for epoch in point.curve]
+    return epochs, [a_epoch * epoch for epoch in epochs], [epoch.seconds for epoch in point.curve]
 
 
 def plot_masks(images: Array, truths: Array, predictions: Array, names: Sequence[str], path: Path) -> None:
@@ -365,13 +381,15 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Path] = {}
     if results.rows:
-        for name, plot in (("speed-up", plot_speed_up), ("efficiency", plot_efficiency), ("time", plot_time)):
-            plots[name] = folder / f"{name}.png"
-            plot(results.rows, plots[name])
+        plots |= {name: folder / f"{name}.png" for name in ("speed-up", "efficiency", "time")}
+        plot_speed_up(kinds_of(results.rows), plots["speed-up"])
+        plot_efficiency(kinds_of(results.rows), plots["efficiency"])
+        plot_time(results.rows, plots["time"])
     fitted = [fit for fit in results.fits if fit.refused is None]
     if fitted:
         plots["fits"] = folder / "fits.png"
-        plot_fits(results.points, fitted, plots["fits"])
+        measured = [(point.ranks, point.totm) for point in results.points if point.totm is not None]
+        plot_fits(measured, fitted, "totm, measured and fitted", plots["fits"])
     curves = [point for point in results.points if point.curve]
     if curves:
         plots["loss"] = folder / "loss.png"

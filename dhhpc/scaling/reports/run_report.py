@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dhhpc.data.targets import Task
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_text
 from dhhpc.scaling.reports.plots import plot_masks
@@ -23,7 +24,10 @@ CAPTIONS = {
     "epochs": "Where the seconds of each epoch went, as means over the ranks.",
     "masks": "Test images with the true mask (solid) and the predicted (dashed); below, the largest part.",
 }
-MORE_METRICS = METRICS | {"auc": "AUC", "image_dice": "Dice, mean over images"}
+MORE_METRICS: dict[Task, dict[str, str]] = {
+    "segmentation": METRICS["segmentation"] | {"auc": "AUC", "image_dice": "Dice, mean over images"},
+    "classification": METRICS["classification"],
+}
 
 
 def run_report(folder: Path | str, create: CreateNetwork) -> Path:
@@ -44,6 +48,7 @@ def run_report(folder: Path | str, create: CreateNetwork) -> Path:
     history = record.content.get("history", [])
     if not history:
         raise DhhpcError(f"{record.folder}: no epoch is finished yet; report the run when it has trained")
+    task = task_of(record)
     plots = draw(record, create)
     images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.items()}
     splits = record.metrics()
@@ -51,9 +56,10 @@ def run_report(folder: Path | str, create: CreateNetwork) -> Path:
         run=record.content,
         history=history,
         splits=splits,
+        task=task,
         metrics={
             key: name
-            for key, name in MORE_METRICS.items()
+            for key, name in MORE_METRICS[task].items()
             if any(key in values for values in splits.values())
         },
         classes=splits.get("test", {}).get("classes", {}),
@@ -90,8 +96,15 @@ def monitored(content: dict[str, Any]) -> str | None:
     """The metric, beside the loss, by which the model is selected."""
     validation = content["history"][-1].get("validation", {})
     chosen = content["experiment"]["checkpoint"]["monitor"]
-    found = [name for name in (chosen, "dice", "accuracy") if name in validation and name != "loss"]
-    return found[0] if found else None
+    default = "dice" if "image_dice" in validation else "accuracy"
+    return next((name for name in (chosen, default) if name in validation and name != "loss"), None)
+
+
+def task_of(record: RunRecord) -> Task:
+    """What the run was for; its metrics tell, since the shards may be gone."""
+    measured = [*record.metrics().values(), record.content["history"][-1].get("validation", {})]
+    classified = any("accuracy" in values and "image_dice" not in values for values in measured)
+    return "classification" if classified else "segmentation"
 
 
 def times(history: list[dict[str, Any]]) -> dict[str, float]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from dhhpc.data.targets import Task
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
-from dhhpc.scaling.studies.results import Results, Row
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
+from dhhpc.scaling.studies.results import Results, Row, Summary
 
 # Caches can help a little; more than this is doubtful.
 SUSPECT_EFFICIENCY = 1.05
+
+# The metric of a task, and what it says.
+REACHED: dict[Task, tuple[str, str]] = {
+    "segmentation": (
+        "dice",
+        "On the test images the predicted masks reach a Dice overlap of {} with the true ones.",
+    ),
+    "classification": ("accuracy", "On the test images the accuracy is {}."),
+}
 
 Figure = Callable[[float, int], str]
 
@@ -54,18 +65,14 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
         )
     if results.study.target is not None:
         sentences.append(target_reached(results, text, figure))
-    for key, sentence in (
-        ("dice", "On the test images the predicted masks reach a Dice overlap of {} with the true ones."),
-        ("accuracy", "On the test images the accuracy is {}."),
-    ):
-        reached = [(row.test[key], row) for row in results.rows if key in row.test]
-        if reached:
-            listed = text(", ").join(
-                text("{} ({}{})").format(figure(value, 3), prefix(row), ranks(row.ranks))
-                for value, row in reached
-            )
-            sentences.append(text(sentence).format(listed))
-            break
+    key, sentence = REACHED[results.task]
+    reached = [(row.test[key], row) for row in results.rows if key in row.test]
+    if reached:
+        listed = text(", ").join(
+            text("{} ({}{})").format(figure(value, 3), prefix(row), ranks(row.ranks))
+            for value, row in reached
+        )
+        sentences.append(text(sentence).format(listed))
     return sentences
 
 
@@ -95,41 +102,15 @@ def caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
     summary, study = results.summary, results.study
     if not results.rows or summary is None:
         return []
-
-    def counted(count: int, noun: str) -> str:
-        return text("{} " + noun + "s" * (count > 1)).format(figure(count, 0))
-
-    sentences = [
-        text("{} on {} with {}: this says nothing about more ranks{}.").format(
-            counted(summary.finished, "point"),
-            counted(summary.machines, "machine"),
-            counted(summary.cores, "core"),
-            " or about a network between machines, since all ranks shared one memory"
-            if summary.machines == 1
-            else "",
-        )
-    ]
-    if study.repeats == 1:
-        sentences.append(text("Each point was measured once, so the spread from run to run is unknown."))
-    else:
+    beyond = " or about a network between machines, since all ranks shared one memory"
+    sentences = caveats_of_times(
+        summary, study.repeats, results.rows, beyond if summary.machines == 1 else "", text, figure
+    )
+    if results.left_out:
         sentences.append(
-            text(
-                "Of up to {} of each rank count the one with the median time counts; the table also shows "
-                "the fastest and the slowest."
-            ).format(counted(study.repeats, "run"))
-        )
-    if summary.most_threads > summary.cores:
-        sentences.append(
-            text("Up to {} shared {}: ranks waited for each other's cores.").format(
-                counted(summary.most_threads, "thread"), counted(summary.cores, "core")
+            text("Not measured, by choice or as the ranks could not be placed so: {}.").format(
+                ", ".join(results.left_out)
             )
-        )
-    if any(row.efficiency > SUSPECT_EFFICIENCY for row in results.rows):
-        sentences.append(
-            text(
-                "An efficiency above {} is no gift: most likely other work on the machine slowed the base "
-                "down. Measure again on an idle machine, with repeats."
-            ).format(f"{SUSPECT_EFFICIENCY:.2f}")
         )
     if study.mode == "weak":
         sentences.append(
@@ -138,16 +119,70 @@ def caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
                 "samples."
             )
         )
-    if results.rows[0].ranks > 1:
-        sentences.append(
-            text(
-                "Speed-up is relative to {}, taken as perfectly efficient: one rank was not measured."
-            ).format(counted(results.rows[0].ranks, "rank"))
-        )
     sentences.append(
         text(
             "With more ranks a model learns from other batches, so its loss and metrics differ: compare "
             "those before the times."
         )
     )
+    return sentences
+
+
+def caveats_of_times(
+    summary: Summary,
+    repeats: int,
+    rows: Sequence[Row | PreprocessedRow],
+    beyond: str,
+    text: type[str],
+    figure: Figure,
+) -> list[str]:
+    """What the reader of any study's times must keep in mind.
+
+    Args:
+        repeats: runs that were meant for each point.
+        beyond: of what else than more ranks the study says nothing.
+        text, figure: as in `findings`.
+    """
+
+    def counted(count: int, noun: str) -> str:
+        return text("{} " + noun + "s" * (count > 1)).format(figure(count, 0))
+
+    sentences = [
+        text("{} on {}{}: this says nothing about more ranks{}.").format(
+            counted(summary.finished, "point"),
+            counted(summary.machines, "machine"),
+            text(" with {}{}").format(counted(summary.cores, "core"), " each" * (summary.machines > 1))
+            if summary.cores
+            else "",
+            beyond,
+        )
+    ]
+    if repeats == 1:
+        sentences.append(text("Each point was measured once, so the spread from run to run is unknown."))
+    else:
+        sentences.append(
+            text(
+                "Of up to {} of each rank count the one with the median time counts; the table also shows "
+                "the fastest and the slowest."
+            ).format(counted(repeats, "run"))
+        )
+    if summary.most_threads > summary.cores > 0:
+        sentences.append(
+            text("Up to {} shared {}: ranks waited for each other's cores.").format(
+                counted(summary.most_threads, "thread"), counted(summary.cores, "core")
+            )
+        )
+    if any(row.efficiency > SUSPECT_EFFICIENCY for row in rows):
+        sentences.append(
+            text(
+                "An efficiency above {} is no gift: most likely other work on the machine slowed the base "
+                "down. Measure again on an idle machine, with repeats."
+            ).format(f"{SUSPECT_EFFICIENCY:.2f}")
+        )
+    if rows[0].ranks > 1:
+        sentences.append(
+            text(
+                "Speed-up is relative to {}, taken as perfectly efficient: one rank was not measured."
+            ).format(counted(rows[0].ranks, "rank"))
+        )
     return sentences

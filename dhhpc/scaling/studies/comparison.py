@@ -14,24 +14,24 @@ import numpy as np
 
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.studies.results import Results
+from dhhpc.scaling.studies.results import Key, Results
+from dhhpc.scaling.studies.tasks import layout
 from dhhpc.training.experiment import differences
 from dhhpc.training.statistics import student_quantile
-
-Key = tuple[str, int, int]
 
 
 class Change(Document):
     """How often as long training takes after the change, on one point or over all (geometric mean).
 
     Attributes:
-        variant, threads, ranks: of the point; None over all.
+        variant, threads, nodes, ranks: of the point; None over all.
         before, after: medians of totm in seconds; None over all.
         ratio, low, high: of the times, with its 95 % interval.
     """
 
     variant: str | None = None
     threads: int | None = None
+    nodes: int | None = None
     ranks: int | None = None
     before: float | None = None
     after: float | None = None
@@ -74,7 +74,7 @@ def compare(before: Results, after: Results) -> Comparison:
     times = [times_of(results) for results in (before, after)]
     shared = [key for key in times[0] if key in times[1]]
     if not shared:
-        raise DhhpcError("the studies share no finished point of the same variant, threads and ranks")
+        raise DhhpcError("the studies share no finished point of the same variant, threads, nodes and ranks")
     groups = [(times[0][key], times[1][key]) for key in shared]
     freedom = sum(len(one) + len(other) - 2 for one, other in groups)
     if not freedom:
@@ -88,11 +88,12 @@ def compare(before: Results, after: Results) -> Comparison:
     deviation = math.sqrt(squares / freedom)
     wide = student_quantile(freedom) * deviation
     points = []
-    for (variant, threads, ranks), (one, other) in zip(shared, groups, strict=True):
+    for (variant, threads, nodes, ranks), (one, other) in zip(shared, groups, strict=True):
         points.append(
             Change(
                 variant=variant,
                 threads=threads,
+                nodes=nodes,
                 ranks=ranks,
                 before=float(np.median(one)),
                 after=float(np.median(other)),
@@ -115,7 +116,8 @@ def times_of(results: Results) -> dict[Key, list[float]]:
     found: dict[Key, list[float]] = {}
     for point in results.points:
         if point.totm is not None and point.threads is not None:
-            found.setdefault((point.variant, point.threads, point.ranks), []).append(point.totm)
+            key = (point.variant, point.threads, point.nodes, point.ranks)
+            found.setdefault(key, []).append(point.totm)
     return found
 
 
@@ -133,6 +135,6 @@ def interval(logarithm: float, half: float) -> dict[str, float]:
 
 
 def named(key: Key) -> str:
-    variant, threads, ranks = key
-    name = f"{ranks} rank{'s' if ranks > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
+    variant, threads, nodes, ranks = key
+    name = layout(ranks, nodes, threads)
     return f"{variant}: {name}" if variant else name

@@ -44,6 +44,9 @@ def why_not_together(finished: Sequence[Point]) -> str | None:
     threads = sorted({point.threads for point in finished if point.threads is not None})
     if len(threads) > 1:
         return f"ranks had {' and '.join(map(str, threads))} threads; fit each number in a study of its own"
+    nodes = sorted({point.nodes for point in finished if point.nodes is not None})
+    if len(nodes) > 1:
+        return f"ranks were on {' and '.join(map(str, nodes))} nodes; fit each number in a study of its own"
     return None
 
 

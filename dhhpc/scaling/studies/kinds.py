@@ -1,4 +1,4 @@
-"""The kinds of training in a study, by variant and threads: a line of a plot each, and a part of a table."""
+"""The kinds of training in a study, by variant, threads and nodes: a line of a plot each, part of a table."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ AS_IT_IS = "as it is"
 def kinds_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each kind by its name, those of its base first.
 
-    The experiment as it is has no line of its own where it was measured as the base of others alone.
+    One rank has no line of its own where it was measured as the base of others alone.
     """
+    kinds: dict[tuple[str, int, int | None], list[Row]] = {}
+    for row in rows:
+        kinds.setdefault((row.variant, row.threads, row.nodes), []).append(row)
+    bases = {key: base_of(rows, key[0], key[1], own[0].ranks) for key, own in kinds.items()}
     found: dict[str, list[Row]] = {}
-    keys = dict.fromkeys((row.variant, row.threads) for row in rows)
-    for variant, threads in keys:
-        own = [row for row in rows if (row.variant, row.threads) == (variant, threads)]
-        only_base = variant == "" and len(own) == 1 and own[0].ranks == 1
-        if only_base and any(other[0] != "" and other[1] == threads for other in keys):
+    for key, own in kinds.items():
+        base_alone = len(own) == 1 and own[0].ranks == 1
+        if base_alone and any(base is own[0] for other, base in bases.items() if other != key):
             continue
-        base = base_of(rows, variant, threads, own[0].ranks)
-        shared = [base] if base is not None and base.variant != variant else []
+        base = bases[key]
+        shared = [base] if base is not None and base not in own else []
         found[kind_of(own[0], rows)] = shared + own
     return found
 
@@ -34,4 +36,6 @@ def kind_of(measured: Row | Point, rows: Sequence[Row]) -> str:
         parts.append(measured.variant or AS_IT_IS)
     if len({row.threads for row in rows}) > 1:
         parts.append(f"{measured.threads} thread{'s' if measured.threads != 1 else ''}")
+    if len({row.nodes for row in rows}) > 1:
+        parts.append(f"{measured.nodes} node{'s' if measured.nodes != 1 else ''}")
     return ", ".join(parts)

@@ -80,7 +80,7 @@ def kpis_of(folders: Sequence[Path], price: float | None = None) -> ModelKpis:
     """The KPIs of run folders, folders of series and folders of studies.
 
     Each folder is a model that was tried. All members of a series count for it, since all were needed to
-    judge it; of a study, which trains the same model again and again to time it, the fastest rank count's
+    judge it; of a study, which trains the same model again and again to time it, the fastest point's
     median does. Pipelines count once, however many models use their shards. Their T1 is that of a study given
     (`design_hours`), else that kept beside the shards.
 
@@ -171,13 +171,17 @@ def run_kpis(folder: Path, content: dict[str, Any], price: float | None) -> RunK
 
 def tried(folder: Path, kind: str, runs: Sequence[RunKpis]) -> ModelTried:
     """What the runs of one folder add to ttmip."""
-    times = [(run.ranks, run.totm) for run in runs if run.totm is not None]
+    times = [run.totm for run in runs if run.totm is not None]
     if kind == "study" and times:
-        medians = {ranks: median_low([totm for count, totm in times if count == ranks]) for ranks, _ in times}
-        fastest = min(medians, key=lambda ranks: medians[ranks])
-        return ModelTried(str(folder), medians[fastest], f"the median run on {fastest} ranks, the fastest")
+        # Repeats of a point have one name before the number of each.
+        repeats: dict[tuple[str, int], list[float]] = {}
+        for run in runs:
+            if run.totm is not None:
+                repeats.setdefault((run.run.rpartition("-repeat-")[0], run.ranks), []).append(run.totm)
+        totm, ranks = min((median_low(of_point), ranks) for (_, ranks), of_point in repeats.items())
+        return ModelTried(str(folder), totm, f"the median run on {ranks} ranks, the fastest")
     counted = f"all {len(times)} members" if kind == "series" else "the run"
-    return ModelTried(str(folder), sum(totm for _, totm in times), counted)
+    return ModelTried(str(folder), sum(times), counted)
 
 
 def entered(folder: Path, kind: str) -> float | None:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 
+from dhhpc.data.targets import Task
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json, write_json
 from dhhpc.scaling import kpis
-from dhhpc.scaling.bootstrap import (
-    DRAWS,
-    FEWEST_RUNS,
-    SEED,
-    Array,
-    interval_of,
-    medians_drawn,
-    most_confidence,
-)
 from dhhpc.scaling.fits.fitted import Fit
+from dhhpc.scaling.studies.forecast_document import StudyForecast
+from dhhpc.scaling.studies.gains import Interval, Times, gains, times_of_runs
 from dhhpc.scaling.studies.study import Study
 
 RESULTS_NAME = "results.json"
+AnyResults = TypeVar("AnyResults", bound=Document)
 SCHEMA_VERSION = 2
+# Of points that are repeats of each other: variant, threads, nodes, ranks.
+Key = tuple[str, int, int | None, int]
 
 
 class TimeSplit(Document):
@@ -61,13 +57,6 @@ class Meetings(Document):
     bytes: int
 
 
-class Interval(Document):
-    """A 95 % confidence interval; see `dhhpc.scaling.bootstrap`."""
-
-    low: float
-    high: float
-
-
 class Epoch(Document):
     """One epoch of the loss curve; `seconds` counts from the start of training to the epoch's end."""
 
@@ -78,12 +67,24 @@ class Epoch(Document):
 
 
 class Machine(Document):
-    """The computer that a point ran on: host names, CPU model, cores this process may use, memory in GiB."""
+    """The computer that a point ran on, as the record of its run tells.
+
+    Attributes:
+        hosts: their names.
+        cpu: model of rank 0's.
+        cores: that the ranks of rank 0's host could use; None in records of earlier versions, as all below.
+        memory_gib: of that host.
+        load: of each host before the ranks began: processes that ran or waited for a core, as means over 1, 5
+            and 15 minutes.
+        binding: the cores that each rank kept to.
+    """
 
     hosts: list[str]
     cpu: str
-    cores: int
-    memory_gib: float
+    cores: int | None = None
+    memory_gib: float | None = None
+    load: dict[str, list[float]] = pydantic.Field(default_factory=dict)
+    binding: list[list[int]] = pydantic.Field(default_factory=list)
 
 
 class Point(Document):
@@ -91,6 +92,7 @@ class Point(Document):
 
     Attributes:
         variant: of the study's; "" for the experiment as it is.
+        nodes: that held equally many of the ranks; None where the study does not say it.
         run: the run folder, relative to the study's folder.
         target_seconds: from the start of training to the end of the first epoch that reached the study's
             target; None if none did, or there is no target.
@@ -104,6 +106,7 @@ class Point(Document):
     ranks: int
     repeat: int
     variant: str = ""
+    nodes: int | None = None
     run: str
     status: Literal["finished", "failed"]
     error: str | None = None
@@ -141,6 +144,7 @@ class Row(Document):
     ranks: int
     variant: str = ""
     threads: int
+    nodes: int | None = None
     runs: int
     reached: int = 0
     target_seconds: float | None = None
@@ -174,7 +178,8 @@ class Preprocessing(Document):
 
 
 class Summary(Document):
-    """Counts that the report's first lines name; `most_threads` is the most that a point ran in all."""
+    """Counts that the report's first lines name: `cores` of a machine, 0 where no record tells them, and
+    `most_threads` the most that a point ran on one machine."""
 
     points: int
     finished: int
@@ -185,21 +190,26 @@ class Summary(Document):
 
 
 class Results(Document):
-    """What `results.json` holds; `shards` is a SHA-256 over the shards, `masks` are the samples drawn,
-    `repeat` is the command that measures the study again in another folder."""
+    """What `results.json` holds; `task` is that of the shards and `shards` a SHA-256 over them, `masks` are
+    the samples drawn, `repeat` is the command that measures the study again in another folder, `left_out` are
+    ranks that were not measured on some number of nodes, in words; `forecast` is what
+    `dhhpc scale report --machine` adds, and all else is measured or fitted to it."""
 
     schema_version: Literal[2] = 2
     study: Study
     repeat: str
     experiment_file: str
     experiment: dict[str, Any]
+    task: Task = "segmentation"
     shards: str
+    left_out: list[str] = pydantic.Field(default_factory=list)
     points: list[Point] = pydantic.Field(default_factory=list)
     rows: list[Row] = pydantic.Field(default_factory=list)
     fits: list[Fit] = pydantic.Field(default_factory=list)
     summary: Summary | None = None
     preprocessing: Preprocessing
     masks: list[str] = pydantic.Field(default_factory=list)
+    forecast: StudyForecast | None = None
 
 
 def read_results(folder: Path | str) -> Results:
@@ -214,14 +224,27 @@ def read_results(folder: Path | str) -> Results:
             f"{path}: no such file; measure first with `dhhpc scale run STUDY --output {folder}`"
         )
     content = read_json(path)
+    if isinstance(content, dict) and content.get("measures") == "preprocessing":
+        raise DhhpcError(
+            f"{path}: measures preprocessing where a study of training is needed; name the folder of one"
+        )
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise DhhpcError(
             f"{path}: schema version {version} where {SCHEMA_VERSION} is expected; run the study again with "
             f"`dhhpc scale run STUDY --output {folder}`: finished points are kept"
         )
+    return validated(Results, content, path)
+
+
+def validated(kind: type[AnyResults], content: Any, path: Path) -> AnyResults:
+    """The content of a results.json as the document that it must be.
+
+    Raises:
+        DhhpcError: it is damaged; names the file and the key.
+    """
     try:
-        return Results.model_validate(content)
+        return kind.model_validate(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -236,59 +259,50 @@ def write_results(folder: Path | str, results: Results) -> None:
 
 
 def table(points: Sequence[Point], mode: str) -> list[Row]:
-    """A row for every variant, number of threads and of ranks with a finished run.
+    """A row for every variant, number of threads, of nodes and of ranks with a finished run.
 
-    The base of speed-up is one rank of the same variant and threads; or of the experiment as it is, which
-    variants that tell how ranks average share; or else the fewest ranks of the variant.
+    The base of speed-up is one rank (on one node) of the same variant and threads; or of the experiment as it
+    is, which variants that tell how ranks average share; or else the fewest ranks of the variant on the
+    fewest nodes.
     """
-    measured: dict[tuple[str, int, int], list[Point]] = {}
+    measured: dict[Key, list[Point]] = {}
     for point in points:
         if point.totm is not None and point.threads is not None:
-            measured.setdefault((point.variant, point.threads, point.ranks), []).append(point)
+            measured.setdefault((point.variant, point.threads, point.nodes, point.ranks), []).append(point)
     rows: list[Row] = []
-    drawn_of: dict[tuple[str, int, int], Array] = {}
+    timed: dict[Key, Times] = {}
     variants = list(dict.fromkeys(point.variant for point in points))
-    for variant, threads, ranks in sorted(measured, key=lambda key: (variants.index(key[0]), key[1], key[2])):
-        runs = measured[variant, threads, ranks]
-        times = [point.totm for point in runs if point.totm is not None]
-        totm = statistics.median_low(times)
+
+    def place(key: Key) -> tuple[int, int, int, int]:
+        return variants.index(key[0]), key[1], key[2] or 0, key[3]
+
+    for variant, threads, nodes, ranks in sorted(measured, key=place):
+        runs = measured[variant, threads, nodes, ranks]
+        seconds = [point.totm for point in runs if point.totm is not None]
+        times = times_of_runs(ranks, seconds)
+        timed[variant, threads, nodes, ranks] = times
+        totm = times.median
         typical = next(point for point in runs if point.totm == totm)
         assert typical.samples is not None
         assert typical.split is not None
         row = base_of(rows, variant, threads, ranks)
-        base_ranks, base = (row.ranks, row.totm) if row else (ranks, totm)
-        speed_up = kpis.speed_up(base_ranks, base, ranks, totm, mode)
+        base = timed[row.variant, row.threads, row.nodes, row.ranks] if row else None
         reached = [point.target_seconds for point in runs if point.target_seconds is not None]
-        drawn_base = drawn_of.get((row.variant, threads, base_ranks)) if row else None
-        drawn = medians_drawn(times, DRAWS, (SEED, ranks)) if len(times) >= FEWEST_RUNS else None
-        gained: Interval | None = None
-        if drawn is not None:
-            drawn_of[variant, threads, ranks] = drawn
-            if drawn_base is not None:
-                # The same for every drawn pair of medians as for the measured pair.
-                gained = interval(drawn_base / drawn * (speed_up * totm / base))
-        amdahl = mode == "strong" and base_ranks == 1 < ranks
         rows.append(
             Row(
                 ranks=ranks,
                 variant=variant,
                 threads=threads,
+                nodes=nodes,
                 runs=len(runs),
                 reached=len(reached),
                 target_seconds=statistics.median(reached) if reached else None,
                 totm=totm,
-                totm_min=min(times),
-                totm_max=max(times),
-                totm_interval=None if drawn is None else interval(drawn),
-                confidence=None if drawn is None else most_confidence(len(times)),
-                speed_up=speed_up,
-                speed_up_interval=gained,
-                efficiency=kpis.efficiency(speed_up, ranks),
-                efficiency_interval=of_both_ends(gained, partial(kpis.efficiency, ranks=ranks)),
-                karp_flatt=kpis.karp_flatt(speed_up, ranks) if amdahl else None,
-                karp_flatt_interval=of_both_ends(gained, partial(kpis.karp_flatt, ranks=ranks))
-                if amdahl
-                else None,
+                totm_min=min(seconds),
+                totm_max=max(seconds),
+                totm_interval=times.interval,
+                confidence=times.confidence,
+                **vars(gains(times, base, mode)),
                 samples_per_second=kpis.samples_per_second(typical.samples, totm),
                 core_seconds=kpis.core_seconds(totm, ranks, threads),
                 joules=typical.joules,
@@ -300,21 +314,11 @@ def table(points: Sequence[Point], mode: str) -> list[Row]:
     return rows
 
 
-def interval(drawn: Array) -> Interval:
-    low, high = interval_of(drawn)
-    return Interval(low=low, high=high)
-
-
-def of_both_ends(gained: Interval | None, figure: Callable[[float], float]) -> Interval | None:
-    """The interval of a figure that only grows, or only falls, with the speed-up."""
-    if gained is None:
-        return None
-    low, high = sorted(figure(end) for end in (gained.low, gained.high))
-    return Interval(low=low, high=high)
-
-
 def base_of(rows: Sequence[Row], variant: str, threads: int, ranks: int) -> Row | None:
-    """Of the rows above one for `ranks`, the base of its speed-up; None where it is a base itself."""
+    """Of the rows above one for `ranks`, the base of its speed-up; None where it is a base itself.
+
+    Rows of all numbers of nodes have the same base, so that their speed-ups compare.
+    """
     own = [row for row in rows if (row.variant, row.threads) == (variant, threads)]
     if ranks == 1 or (own and own[0].ranks == 1):
         return own[0] if own else None

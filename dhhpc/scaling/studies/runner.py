@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from dhhpc.scaling.design_time import design_seconds
 from dhhpc.scaling.energy import Rapl
 from dhhpc.scaling.studies.examples import evaluate_run, save_examples
 from dhhpc.scaling.studies.fitting import fit_points
+from dhhpc.scaling.studies.placement import named_points, room_here, told
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedPoint, PreprocessingResults
 from dhhpc.scaling.studies.results import (
     RESULTS_NAME,
     Point,
@@ -32,7 +35,7 @@ from dhhpc.scaling.studies.results import (
 )
 from dhhpc.scaling.studies.runs import failed_point, is_finished, read_point
 from dhhpc.scaling.studies.study import Study, read_study
-from dhhpc.scaling.studies.tasks import RUNS, Task, in_turn, tasks_of
+from dhhpc.scaling.studies.tasks import RUNS, Task, in_turn, layout, tasks_of, undivided
 from dhhpc.training.experiment import Experiment, differences, read_experiment
 from dhhpc.training.network import CreateNetwork
 from dhhpc.training.run_record import EVENTS, RECORD, read_run
@@ -47,7 +50,7 @@ def silent(line: str) -> None:
 @dataclass(frozen=True)
 class Watcher:
     """Who hears how a study goes: `say` a line on every event, `progress` (epochs done, epochs in all, what
-    is trained) while a point trains."""
+    is trained) while a point trains; of preprocessing, shards."""
 
     say: Callable[[str], None] = silent
     progress: Callable[[int, int, str], None] | None = None
@@ -60,6 +63,7 @@ def run_study(
     experiment_file: Path | None = None,
     watcher: Watcher | None = None,
     gather: bool = False,
+    leave_out: Sequence[str] = (),
 ) -> Results:
     """Measure every point of a study, and leave `results.json` in `folder`, written anew after each point.
 
@@ -72,9 +76,11 @@ def run_study(
         create: makes networks, `dhhpc.zoo.create`.
         experiment_file: another experiment than the one the study names.
         gather: train nothing; points that others have not finished count as failed.
+        leave_out: points that are not measured, by the name that their repeats share.
 
     Raises:
-        DhhpcError: the study or its experiment is wrong, or the folder holds points of another experiment or
+        DhhpcError: the study or its experiment is wrong, it is of more nodes than one and this is no
+            allocation, or the folder holds points of another experiment or
             of other shards. A point that fails costs no other: the results tell of it, see `check_points`.
     """
     watcher = watcher or Watcher()
@@ -86,6 +92,7 @@ def run_study(
         repeat=repeat_command(study_file, folder, experiment_file),
         experiment_file=os.path.relpath(chosen_file, folder),
         experiment=experiment.model_dump(mode="json"),
+        task=index["task"],
         shards=fingerprint(index),
         preprocessing=preprocessing_of(index, time_designed(study, experiment)),
     )
@@ -94,7 +101,19 @@ def run_study(
     tasks = in_turn(listed, study)
     finished = [task for task in tasks if is_finished(folder / task.run)]
     check_kept(folder, results, wanted, finished)
-    missing = [task for task in tasks if task not in finished]
+    lacking = dict.fromkeys(named_points(leave_out, tasks), "by --leave-out")
+    missing = [task for task in tasks if task not in finished and task not in lacking]
+    if not gather:
+        room = room_here(study_file, missing, os.environ)
+        lacks = {task: room.lacks(task, wanted[task].threads or 1) for task in missing}
+        lacking |= {task: reason for task, reason in lacks.items() if reason is not None}
+        missing = [task for task in missing if task not in lacking]
+    tasks = [task for task in tasks if task not in lacking]
+    line = told(study, lacking)
+    if line is not None:
+        watcher.say(line)
+    without = (layout(task.ranks, task.nodes, task.threads) for task in lacking)
+    results.left_out = [*undivided(study), *dict.fromkeys(without)]
     if missing and study.warm_up and not gather:
         warm_up(chosen_file, folder, max(missing, key=lambda task: task.ranks), watcher)
     places = {task.run: place for place, task in enumerate(listed)}
@@ -133,7 +152,7 @@ def whereabouts(run: Path) -> str:
     return f"is {read_run(run).content['status']}; wait for it, or measure it anew with `dhhpc scale run`"
 
 
-def check_points(results: Results) -> None:
+def check_points(results: Results | PreprocessingResults) -> None:
     """Refuse results that lack a point.
 
     Raises:
@@ -174,7 +193,8 @@ def train(experiment_file: Path, folder: Path, task: Task, watcher: Watcher) -> 
 
 def train_command(experiment_file: Path, task: Task, run: Path) -> list[str]:
     """The arguments of `dhhpc` that train a point into the folder `run`, and start its ranks."""
-    return [*train_arguments(experiment_file, task, run), "--ranks", str(task.ranks)]
+    spread = ["--ranks-per-node", str(task.ranks_per_node)] if task.ranks_per_node else []
+    return [*train_arguments(experiment_file, task, run), "--ranks", str(task.ranks), *spread]
 
 
 def train_arguments(experiment_file: Path, task: Task, run: Path) -> list[str]:
@@ -294,7 +314,13 @@ def preprocessing_of(index: dict[str, Any], designed: float | None) -> Preproces
     )
 
 
-def summary_of(points: list[Point]) -> Summary:
+def threads_on_machine(point: Point | PreprocessedPoint) -> int:
+    """How many threads a point ran on each of its machines, or the fullest of them."""
+    machines = len(point.machine.hosts) if point.machine else 1
+    return math.ceil(point.ranks / machines) * (point.threads or 1)
+
+
+def summary_of(points: Sequence[Point | PreprocessedPoint]) -> Summary:
     """Counts over all points."""
     finished = [point for point in points if point.status == "finished"]
     return Summary(
@@ -302,6 +328,6 @@ def summary_of(points: list[Point]) -> Summary:
         finished=len(finished),
         failed=len(points) - len(finished),
         machines=len({host for point in finished if point.machine for host in point.machine.hosts}),
-        cores=max((point.machine.cores for point in finished if point.machine), default=0),
-        most_threads=max((point.ranks * (point.threads or 1) for point in finished), default=0),
+        cores=max((point.machine.cores or 0 for point in finished if point.machine), default=0),
+        most_threads=max(map(threads_on_machine, finished), default=0),
     )

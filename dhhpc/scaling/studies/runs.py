@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from dhhpc.scaling import kpis
 from dhhpc.scaling.energy import energy_of
 from dhhpc.scaling.studies.results import Epoch, Machine, Meetings, Point, TimeSplit
 from dhhpc.scaling.studies.study import Target
-from dhhpc.scaling.studies.tasks import Task
+from dhhpc.scaling.studies.tasks import Task, layout
 from dhhpc.training.run_record import EVENTS, RECORD, RunRecord, read_run
 
 
@@ -32,6 +32,7 @@ def failed_point(task: Task, error: str) -> Point:
         repeat=task.repeat,
         variant=task.variant,
         threads=task.threads,
+        nodes=task.nodes,
         run=task.run,
         status="failed",
         error=error,
@@ -42,8 +43,8 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
     """The point that the finished run of `task` below `folder` measured.
 
     Raises:
-        DhhpcError: the record is missing or lacks what the point needs; or validation had no such metric as
-            the target's.
+        DhhpcError: the record is missing or lacks what the point needs; the ranks were on other nodes than
+            the point's; or validation had no such metric as the target's.
     """
     run = task.run
     record = read_run(folder / run)
@@ -51,6 +52,7 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
     # Of a job that runs a study, SLURM would tell the energy of all points together.
     joules, energy = energy_of(folder / run, content | {"slurm_job_id": None})
     try:
+        check_nodes(folder / run, content, task)
         experiment, history = content["experiment"], content["history"]
         patch = experiment["data"].get("patch")
         samples = content["samples"]["training"] * (patch["per_image"] if patch else 1) * len(history)
@@ -59,6 +61,7 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
             ranks=ranks,
             repeat=task.repeat,
             variant=task.variant,
+            nodes=task.nodes,
             run=run,
             status="finished",
             started=content["started"],
@@ -79,14 +82,35 @@ def read_point(folder: Path, task: Task, target: Target | None = None) -> Point:
             machine=Machine(
                 hosts=content["hosts"],
                 cpu=content["processor"],
-                cores=len(os.sched_getaffinity(0)),
-                memory_gib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
+                cores=content.get("cores"),
+                memory_gib=content.get("memory_gib"),
+                load=content.get("load", {}),
+                binding=content.get("binding", []),
             ),
         )
     except (KeyError, TypeError) as error:
         raise DhhpcError(
             f"{folder / run / RECORD}: lacks {error}; delete the run folder and run the study again"
         ) from None
+
+
+def check_nodes(run: Path, content: dict[str, Any], task: Task) -> None:
+    """Refuse a run whose ranks were not spread as its point is.
+
+    Raises:
+        DhhpcError: they were on other numbers of nodes, or not equally many on each.
+    """
+    if task.nodes is None:
+        return
+    held = Counter(
+        content.get("nodes_of_ranks") or (each.rpartition(":")[0] for each in content["processes"])
+    )
+    if len(held) != task.nodes or set(held.values()) != {task.ranks_per_node}:
+        spread = ", ".join(f"{count} on {node}" for node, count in sorted(held.items()))
+        raise DhhpcError(
+            f"{run}: ranks were placed {spread}, where {layout(task.ranks, task.nodes, None)} are measured; "
+            f"delete the run folder, and measure it with `dhhpc submit scale`"
+        )
 
 
 def split_of(history: list[dict[str, Any]], totm: float) -> TimeSplit:

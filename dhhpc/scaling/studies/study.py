@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from dhhpc.documents import Document, read_document
+from dhhpc.documents import Document, compose_document, place_of, read_document
 from dhhpc.errors import DhhpcError
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -33,6 +33,8 @@ class Study(Document):
             `fixed-8: {parallel: {method: fixed, period: 8}}`; every one is measured on all rank counts.
             Without any, the experiment as it is.
         threads: of each rank, every number on all rank counts; left out, what the experiment says.
+        nodes: on how many nodes the ranks are, equally many on each: every number with all rank counts that
+            it divides. Left out, ranks are where they are started, as many on a node as the job says.
         repeats: runs of each point; the median counts.
         order: "random" measures the points of each repeat in an order of its own, drawn by `seed`; "listed"
             as they stand.
@@ -51,6 +53,7 @@ class Study(Document):
     ranks: Annotated[list[Count], pydantic.Field(min_length=1)]
     variants: dict[Name, dict[str, Any]] = {}
     threads: list[Count] = []
+    nodes: list[Count] = []
     repeats: Count = 1
     order: Literal["random", "listed"] = "random"
     seed: int = 1
@@ -60,12 +63,36 @@ class Study(Document):
     site: Literal["local"] = "local"
     design_hours: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
 
-    @pydantic.field_validator("ranks", "threads")
+    @pydantic.field_validator("ranks", "threads", "nodes")
     @classmethod
     def distinct(cls, counts: list[int]) -> list[int]:
         if len(set(counts)) != len(counts):
             raise ValueError(f"{counts} names a number twice; use repeats to measure one more often")
         return sorted(counts)
+
+    @pydantic.model_validator(mode="after")
+    def placed(self) -> Study:
+        if self.nodes and not any(ranks % nodes == 0 for ranks in self.ranks for nodes in self.nodes):
+            raise ValueError(
+                f"none of nodes {self.nodes} divides any of ranks {self.ranks}; add one that does"
+            )
+        return self
+
+
+def measures_preprocessing(path: Path | str) -> bool:
+    """Whether the study in `path` names a pipeline, as `preprocessing`, in place of an experiment.
+
+    Raises:
+        DhhpcError: the study is missing, is no YAML, or names both.
+    """
+    node = compose_document(path)
+    keys = {key.value: key for key, _ in node.value}
+    if "preprocessing" in keys and "experiment" in keys:
+        raise DhhpcError(
+            f"{place_of(keys['preprocessing'])}: preprocessing: stands beside `experiment`, but a study "
+            f"measures one of them; take one out"
+        )
+    return "preprocessing" in keys
 
 
 def read_study(path: Path | str, experiment: Path | str | None = None) -> tuple[Study, Path]:
@@ -78,6 +105,11 @@ def read_study(path: Path | str, experiment: Path | str | None = None) -> tuple[
         DhhpcError: the study is missing or wrong, or there is no such experiment file.
     """
     path = Path(path)
+    if measures_preprocessing(path):
+        raise DhhpcError(
+            f"{path}: preprocessing: names a pipeline where an experiment is needed; such a study is "
+            f"measured by `dhhpc scale run`, in a job by `dhhpc submit scale --one-job`"
+        )
     study = read_document(path, Study)
     file = Path(experiment) if experiment is not None else path.parent / study.experiment
     if not file.is_file():
