@@ -94,9 +94,7 @@ class Writing(threading.Thread):
                 self.collect()
                 self.describe()
         except AbandonedError:
-            # Rank 0 may have its part on the disk, which is perhaps full; no other knows if the checkpoint exists.
-            with contextlib.suppress(DhhpcError):
-                self.folder.remove(self.folder.part(self.checkpoint, self.rank))
+            pass
         except Exception as error:
             self.problem = str(error) if isinstance(error, DhhpcError) else traceback.format_exc()
             self.failed(self.problem)
