@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import dhhpc_kernels
 import pytest
-from dhhpc_kernels import cache, compilation
+from dhhpc_kernels import cache
 
 from dhhpc import eddl
 from dhhpc.eddl import warm_up
