@@ -55,7 +55,7 @@ def preprocess(
         if on_error is not None:
             settings.on_error = "skip" if on_error == "skip" else "stop"
         with progress_shown("preprocess", "shards") as progress:
-            summary = run(settings, world, progress)
+            summary = run(settings, world, progress, lambda line: print(line, file=sys.stderr))
     if world.rank != 0:
         return
     if as_json:

@@ -26,7 +26,7 @@ from dhhpc.data.shard_work import Outcome, Recipe, Shard, ShardWork, different_s
 from dhhpc.documents import Document, read_document
 from dhhpc.errors import DhhpcError
 from dhhpc.files import write_error
-from dhhpc.mpi import World
+from dhhpc.mpi import World, alone_in
 
 Progress = Callable[[int, int, str], None]
 """Called with (shards done by all ranks, shards in all, line): on rank 0 after each of its shards, on every
@@ -121,15 +121,23 @@ def read_preprocess(path: Path | str) -> Preprocess:
     return document
 
 
-def preprocess(document: Preprocess, world: World, progress: Progress | None = None) -> PreprocessSummary:
+def preprocess(
+    document: Preprocess,
+    world: World,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> PreprocessSummary:
     """Write all shards and `index.json`; called by all ranks, returns the same on each.
 
     A failure on one rank stops the others after the shard they are at, and all raise the same error.
 
+    Args:
+        say: hears, on rank 0, a line when another process must be waited for.
+
     Raises:
         DhhpcError: the dataset is wrong or has no split; an image is damaged (on_error: stop) or all are;
             images give samples of different shapes; a shard cannot be written; the output holds the shards of
-            another dataset.
+            another dataset, or another process preprocesses into it.
     """
     started = time.monotonic()
     dataset = read_dataset(document.folder / document.dataset)
@@ -139,30 +147,10 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(output, error) from None
-    refuse_other_dataset(output, dataset)
-    work = ShardWork(dataset, recipe_of(document, dataset, world), output)
-    if world.rank == 0:
-        sweep(output, shards)
-    world.barrier()
-    mine = dealt(shards, world.size)[world.rank]
-    outcomes = {shard.file: outcome for shard in mine if (outcome := work.finished(shard)) is not None}
-    reused = sum(world.allgather_object(len(outcomes)))
-    index = earlier_index(output, work, shards) if reused == len(shards) else None
-    if index is None:
-        if world.rank == 0:  # from here to its end the run's folder is not a whole set
-            (output / INDEX_NAME).unlink(missing_ok=True)
-        world.barrier()
-        every = run(work, mine, outcomes, shards, world, progress)
-        index = index_of(work, shards, every, world.size, time.monotonic() - started)
-        problem = None
-        if world.rank == 0:
-            try:
-                write_index(output, index)
-            except DhhpcError as error:
-                problem = str(error)
-        index, problem = world.broadcast_object((index, problem))
-        if problem:
-            raise DhhpcError(problem)
+    with alone_in(output, world, say):
+        refuse_other_dataset(output, dataset)
+        work = ShardWork(dataset, recipe_of(document, dataset, world), output)
+        index, reused = made(work, shards, world, progress, started)
     samples = {name: 0 for name, indices in dataset.splits.items() if indices}
     for record in index.shards:
         samples[record.split] += record.samples
@@ -170,6 +158,37 @@ def preprocess(document: Preprocess, world: World, progress: Progress | None = N
     return PreprocessSummary(
         output, samples, len(shards) - reused, reused, index.skipped, size, round(index.seconds, 3)
     )
+
+
+def made(
+    work: ShardWork, shards: list[Shard], world: World, progress: Progress | None, started: float
+) -> tuple[ShardIndex, int]:
+    """Make the shards that are not finished, and their index; returns it, and how many were finished."""
+    output = work.output
+    if world.rank == 0:
+        sweep(output, shards)
+    world.barrier()
+    mine = dealt(shards, world.size)[world.rank]
+    outcomes = {shard.file: outcome for shard in mine if (outcome := work.finished(shard)) is not None}
+    reused = sum(world.allgather_object(len(outcomes)))
+    earlier = earlier_index(output, work, shards) if reused == len(shards) else None
+    if earlier is not None:
+        return earlier, reused
+    if world.rank == 0:  # from here to its end the run's folder is not a whole set
+        (output / INDEX_NAME).unlink(missing_ok=True)
+    world.barrier()
+    every = run(work, mine, outcomes, shards, world, progress)
+    index = index_of(work, shards, every, world.size, time.monotonic() - started)
+    problem = None
+    if world.rank == 0:
+        try:
+            write_index(output, index)
+        except DhhpcError as error:
+            problem = str(error)
+    index, problem = world.broadcast_object((index, problem))
+    if problem:
+        raise DhhpcError(problem)
+    return index, reused
 
 
 def refuse_other_dataset(output: Path, dataset: Dataset) -> None:

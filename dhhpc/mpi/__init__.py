@@ -1,5 +1,6 @@
 """The world of ranks, averaging and watching over it, how work is dealt to it. Knows arrays, not networks."""
 
+from dhhpc.mpi.alone import alone_in
 from dhhpc.mpi.averaging import average
 from dhhpc.mpi.compressed_sum import CompressedSum
 from dhhpc.mpi.compression import BFloat16, Compression, Float16, TopK
@@ -30,6 +31,7 @@ __all__ = [
     "TraceFile",
     "World",
     "allocated_nodes",
+    "alone_in",
     "average",
     "check_world",
     "connect",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from dhhpc.errors import DhhpcError
-from dhhpc.locks import sole_use
-from dhhpc.mpi import Hierarchy, World, watching
+from dhhpc.mpi import Hierarchy, World, alone_in, watching
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.method import Method
 from dhhpc.training.network import CreateNetwork
@@ -56,6 +53,7 @@ def train(
 
     with (
         watching(world, experiment.watch.timeout, lost, warn),
+        # A job that was queued again, say, while its first ranks still train, cut off from the rest.
         alone_in(experiment.folder, world, warn),
         arranged(world, experiment.parallel),
     ):
@@ -63,27 +61,6 @@ def train(
         with stopping_on_signals(trainer.meeting, *([stop] if stop else [])):
             trainer.meeting.stop_requested |= stop is not None and stop.stop_requested
             return trainer.run(resume)
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, world: World, warn: Callable[[str], None]) -> Iterator[None]:
-    """While inside, no other run trains into `folder`: a job that was queued again, say, whose first ranks
-    still train where they were cut off from the rest. All ranks call this.
-
-    Raises:
-        DhhpcError: another run is there, see `sole_use`; on all ranks alike.
-    """
-    with contextlib.ExitStack() as stack:
-        refused: DhhpcError | None = None
-        if world.rank == 0:
-            try:
-                stack.enter_context(sole_use(folder, warn))
-            except DhhpcError as error:
-                refused = error
-        refused = world.broadcast_object(refused)
-        if refused is not None:
-            raise refused
-        yield
 
 
 @contextlib.contextmanager

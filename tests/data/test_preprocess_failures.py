@@ -13,7 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from dhhpc import locks
 from dhhpc.data import ShardSet, preprocess, read_preprocess
+from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World
 from dhhpc.mpi.launch import environment_for, mpiexec
 
@@ -56,6 +58,20 @@ def one_line(result):
     return line
 
 
+def test_a_folder_takes_one_preprocessing_at_a_time(volumes, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT_HERE", 0.3)
+    document = read_preprocess(volumes() / "preprocess.yml")
+    output = document.folder / document.output
+    said: list[str] = []
+    with locks.sole_use(output, said.append):
+        with pytest.raises(DhhpcError, match=rf"{output}: is in use by \S+:{os.getpid()} \(host:process\)"):
+            preprocess(document, World(), say=said.append)
+        assert [line.endswith("waiting up to 0.3 s for it to end") for line in said] == [True]
+        assert contents(output) == {}
+    assert preprocess(document, World()).written == 3
+    assert not (output / locks.LOCK_NAME).exists()
+
+
 def test_a_full_disk_is_one_line_and_a_rerun_goes_on(volumes, tmp_path):
     """Each shard takes some 130 kB (random floats do not compress): the disk holds a few of the eight."""
     root = volumes(8, size=64, preprocess={"images_per_shard": 1, "pipeline": []})
@@ -92,7 +108,7 @@ def test_a_limit_on_file_sizes_leaves_nothing_half_written(volumes, limit):
     assert line.startswith(
         f"dhhpc: {root / 'shards' / 'training-00000.h5'}: cannot be written (File too large)"
     )
-    assert list((root / "shards").iterdir()) == []
+    assert not (root / "shards").exists()
 
 
 def test_a_kill_in_the_middle_then_a_rerun_equals_an_undisturbed_run(volumes):

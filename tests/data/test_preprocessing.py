@@ -129,7 +129,7 @@ def test_a_damaged_image_stops_with_its_name(volumes):
     content = (root / "scan1.nii.gz").read_bytes()
     (root / "scan1.nii.gz").write_bytes(content[: len(content) // 2])
     assert str(root / "scan1.nii.gz") in refusal(root)
-    assert list((root / "shards").iterdir()) == []
+    assert not (root / "shards").exists()
 
 
 def test_damaged_images_are_skipped_and_counted(volumes):
