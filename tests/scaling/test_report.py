@@ -14,7 +14,7 @@ from PIL import Image
 from dhhpc.scaling.energy import Rapl, consumed, energy_of
 from dhhpc.scaling.reports.report import plain_significant, report
 from dhhpc.scaling.studies.fitting import fit_points
-from dhhpc.scaling.studies.results import Results, read_results, write_results
+from dhhpc.scaling.studies.results import Machine, Results, read_results, write_results
 from tests.scaling.synthetic_trainer import SyntheticTrainer, points_of, results_of
 
 COUNTS = [1, 2, 4, 8, 16]
@@ -121,6 +121,37 @@ def test_the_mechanism_is_refused_where_it_does_not_hold():
     assert "compressed sums" in reason(compression={"method": "top-k"})
     points[0].threads = 2
     assert "1 and 2 threads" in reason()
+
+
+def test_runs_that_share_cores_count_for_no_model(tmp_path):
+    """A time on 16 ranks of 8 cores that any law would be bent by."""
+    results = results_of(SyntheticTrainer(), [1, 2, 4, 8, 16], 3)
+    for point in results.points:
+        point.machine = Machine(hosts=["node"], cpu="any", cores=8)
+    own = [point for point in results.points if point.ranks <= 8]
+    for point in results.points[len(own) :]:
+        point.totm = 99.0
+
+    def fits(points):
+        return fit_points(points, "strong", results.experiment)
+
+    assert fits(results.points) == fits(own)
+    assert [fit.observations for fit in fits(own)] == [12, 12, 12]
+    (amdahl, *_), thin = fits(own), fits([point for point in results.points if point.ranks in (1, 2, 16)])
+    assert amdahl.refused is None
+    assert thin[0].refused == (
+        "Amdahl's law has 2 parameters and needs 3 different rank counts; measured: 2; runs on 16 ranks, "
+        "which shared cores, count for none"
+    )
+    all_share = fits(results.points[len(own) :])
+    assert ["measured: 0; runs on 16 ranks" in fit.refused for fit in all_share[:2]] == [True, True]
+    assert all_share[2].refused
+
+    results.fits = fits(results.points)
+    write_results(tmp_path, results)
+    report(tmp_path)
+    told = (tmp_path / "report.md").read_text()
+    assert "Fitted curves end at 8 ranks, the most that were measured with cores of their own" in told
 
 
 def test_weak_studies_are_fitted_by_laws_of_their_own():

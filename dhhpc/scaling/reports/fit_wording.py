@@ -9,8 +9,9 @@ import numpy as np
 
 from dhhpc.scaling.bootstrap import FEWEST_RUNS
 from dhhpc.scaling.fits.fitted import Fit, usual
-from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
-from dhhpc.scaling.studies.results import Results, Row
+from dhhpc.scaling.studies.fitting import shares_cores
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedPoint, PreprocessedRow
+from dhhpc.scaling.studies.results import Point, Results, Row
 from dhhpc.training.statistics import CONFIDENCE
 
 Figure = Callable[[float, int], str]
@@ -49,7 +50,7 @@ PARAMETERS = {
 
 def fit_caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
     """What the reader of fits and intervals must keep in mind; arguments as in `wording`."""
-    measured = [(point.ranks, point.totm) for point in results.points if point.totm is not None]
+    measured = [(point, point.totm) for point in results.points if point.totm is not None]
     sentences = caveats_of_fits(results.fits, measured, results.rows, results.study.repeats, text, figure)
     mechanistic = any(fit.model == "mechanistic" and fit.refused is None for fit in results.fits)
     if mechanistic and results.experiment["parallel"]["method"] == "gradient":
@@ -64,7 +65,7 @@ def fit_caveats(results: Results, text: type[str], figure: Figure) -> list[str]:
 
 def caveats_of_fits(
     fits: Sequence[Fit],
-    measured: Sequence[tuple[int, float]],
+    measured: Sequence[tuple[Point | PreprocessedPoint, float]],
     rows: Sequence[Row | PreprocessedRow],
     repeats: int,
     text: type[str],
@@ -73,7 +74,7 @@ def caveats_of_fits(
     """The same for what any study fits to times.
 
     Args:
-        measured: ranks and seconds of every run.
+        measured: every run and its seconds.
         repeats: runs that were meant for each point.
         text, figure: as in `wording`.
     """
@@ -98,13 +99,16 @@ def caveats_of_fits(
     fitted = [fit for fit in fits if fit.refused is None]
     if not fitted:
         return sentences
+    own = [(point.ranks, seconds) for point, seconds in measured if not shares_cores(point)]
     sentences.append(
         text(
-            "Fitted curves end at {} ranks, the most that were measured: beyond them a model is a guess, "
+            "Fitted curves end at {} ranks, the most that were measured{}: beyond them a model is a guess, "
             "however well it fits."
-        ).format(figure(rows[-1].ranks, 0))
+        ).format(
+            figure(max(ranks for ranks, _ in own), 0), " with cores of their own" * (len(own) < len(measured))
+        )
     )
-    misfits = [NAMES[fit.model] for fit in fitted if errs_beyond_chance(fit, measured)]
+    misfits = [NAMES[fit.model] for fit in fitted if errs_beyond_chance(fit, own)]
     if misfits:
         sentences.append(
             text(
@@ -127,7 +131,11 @@ def is_at_zero(fit: Fit) -> bool:
 
 
 def errs_beyond_chance(fit: Fit, measured: Sequence[tuple[int, float]]) -> bool:
-    """Whether a model errs by more than twice what repeated runs differ by; False where none was repeated."""
+    """Whether a model errs by more than twice what repeated runs differ by; False where none was repeated.
+
+    Args:
+        measured: ranks and seconds of the runs that it was fitted to.
+    """
     ranks, times = zip(*measured, strict=True)
     repeated = len(times) - len(set(ranks))
     if not repeated or fit.relative_rmse is None:

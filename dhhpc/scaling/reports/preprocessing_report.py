@@ -22,6 +22,7 @@ from dhhpc.scaling.reports.report import (
     template_named,
 )
 from dhhpc.scaling.studies.preprocessing_results import (
+    PreprocessedPoint,
     PreprocessingResults,
     holds_preprocessing,
     read_preprocessing_results,
@@ -70,13 +71,14 @@ def draw_preprocessing(results: PreprocessingResults, folder: Path) -> dict[str,
     plot_efficiency({"": results.rows}, plots["efficiency"])
     fitted = [fit for fit in results.fits if fit.refused is None]
     title = "T2, measured and fitted" if fitted else "T2, measured"
-    plot_fits(measured(results), fitted, title, plots["time"])
+    measured = [(point.ranks, seconds) for point, seconds in timed(results)]
+    plot_fits(measured, fitted, title, plots["time"])
     return plots
 
 
-def measured(results: PreprocessingResults) -> list[tuple[int, float]]:
-    """Ranks and seconds of every finished run."""
-    return [(point.ranks, point.seconds) for point in results.points if point.seconds is not None]
+def timed(results: PreprocessingResults) -> list[tuple[PreprocessedPoint, float]]:
+    """Every finished run and its seconds."""
+    return [(point, point.seconds) for point in results.points if point.seconds is not None]
 
 
 def render_preprocessing(template: str, results: PreprocessingResults, images: dict[str, str]) -> str:
@@ -103,7 +105,7 @@ def render_preprocessing(template: str, results: PreprocessingResults, images: d
         captions=CAPTIONS,
         findings=findings_of_preprocessing(results, *words),
         caveats=caveats_of_preprocessing(results, *words),
-        fit_caveats=caveats_of_fits(results.fits, measured(results), results.rows, repeats, *words),
+        fit_caveats=caveats_of_fits(results.fits, timed(results), results.rows, repeats, *words),
         fit_names=NAMES,
         fit_meanings=MEANINGS,
         parameter_names=PARAMETERS | UNIT,

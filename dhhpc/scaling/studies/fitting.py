@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 from dhhpc.scaling.fits.fitted import Fit
 from dhhpc.scaling.fits.laws import LAWS, fit_law
 from dhhpc.scaling.fits.mechanism import Observation, fit_mechanism
+from dhhpc.scaling.studies.preprocessing_results import PreprocessedPoint
 from dhhpc.scaling.studies.results import Point
 
 
 def fit_points(points: Sequence[Point], mode: str, experiment: dict[str, Any]) -> list[Fit]:
     """The laws for this mode of scaling and the mechanistic model, each fitted or refused.
+
+    Runs whose ranks shared cores count for none: a model of n ranks is one of n times the cores.
 
     Args:
         mode: "strong" or "weak".
@@ -27,13 +31,54 @@ def fit_points(points: Sequence[Point], mode: str, experiment: dict[str, Any]) -
             Fit(model=model, refused=unlike, observations=len(finished))
             for model in (*(law.model for law in LAWS[mode]), "mechanistic")
         ]
-    ranks = np.array([point.ranks for point in finished])
-    totm = np.array([point.totm for point in finished], float)
-    fits = [fit_law(law, ranks, totm) for law in LAWS[mode]]
-    reason = why_not_mechanistic(finished, experiment)
+    own = [point for point in finished if not shares_cores(point)]
+    fits = fit_laws(mode, [(point.ranks, point.totm) for point in own if point.totm is not None])
+    reason = why_not_mechanistic(own, experiment)
     if reason is not None:
-        return [*fits, Fit(model="mechanistic", refused=reason, observations=len(finished))]
-    return [*fits, fit_mechanism([observation_of(point) for point in finished])]
+        fits.append(Fit(model="mechanistic", refused=reason, observations=len(own)))
+    else:
+        fits.append(fit_mechanism([observation_of(point) for point in own]))
+    return and_those_left_out(fits, ranks_that_share(finished))
+
+
+def fit_preprocessing(points: Sequence[PreprocessedPoint]) -> list[Fit]:
+    """The laws of strong scaling fitted to the times of preprocessing, as above."""
+    own = [point for point in points if not shares_cores(point)]
+    fits = fit_laws("strong", [(point.ranks, point.seconds) for point in own if point.seconds is not None])
+    return and_those_left_out(fits, ranks_that_share(points))
+
+
+def fit_laws(mode: str, measured: Sequence[tuple[int, float]]) -> list[Fit]:
+    """The laws for this mode of scaling, fitted to ranks and seconds."""
+    ranks, seconds = np.array(measured, float).reshape(-1, 2).T
+    return [fit_law(law, ranks, seconds) for law in LAWS[mode]]
+
+
+def and_those_left_out(fits: Sequence[Fit], sharing: Sequence[int]) -> list[Fit]:
+    """The same, where refusals also tell of the rank counts that were left out."""
+    if not sharing:
+        return list(fits)
+    beside = f"; runs on {' and '.join(map(str, sharing))} ranks, which shared cores, count for none"
+    return [
+        fit if fit.refused is None else fit.model_copy(update={"refused": fit.refused + beside})
+        for fit in fits
+    ]
+
+
+def threads_on_machine(point: Point | PreprocessedPoint) -> int:
+    """How many threads a point ran on each of its machines, or the fullest of them."""
+    machines = len(point.machine.hosts) if point.machine else 1
+    return math.ceil(point.ranks / machines) * (point.threads or 1)
+
+
+def shares_cores(point: Point | PreprocessedPoint) -> bool:
+    """Whether threads of a point had to share cores; False where its record does not tell of cores."""
+    return point.machine is not None and 0 < (point.machine.cores or 0) < threads_on_machine(point)
+
+
+def ranks_that_share(points: Sequence[Point | PreprocessedPoint]) -> list[int]:
+    """The rank counts with a finished run whose threads had to share cores."""
+    return sorted({each.ranks for each in points if each.status == "finished" and shares_cores(each)})
 
 
 def why_not_together(finished: Sequence[Point]) -> str | None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pydantic
 
 from dhhpc.batch.command import run_dhhpc
@@ -25,7 +24,7 @@ from dhhpc.mpi import processor_name
 from dhhpc.scaling import kpis
 from dhhpc.scaling.design_time import design_seconds
 from dhhpc.scaling.energy import Rapl, energy_of
-from dhhpc.scaling.fits.laws import LAWS, fit_law
+from dhhpc.scaling.studies.fitting import fit_preprocessing
 from dhhpc.scaling.studies.preprocessing_results import (
     PreprocessedPoint,
     PreprocessingResults,
@@ -131,9 +130,7 @@ def run_preprocessing_study(
         results.summary = summary_of(results.points)
         results.preprocessing = toppi_of(results, designed)
         write_preprocessing_results(folder, results)
-    measured = [(point.ranks, point.seconds) for point in results.points if point.seconds is not None]
-    ranks, seconds = np.array(measured, float).reshape(-1, 2).T
-    results.fits = [fit_law(law, ranks, seconds) for law in LAWS["strong"]]
+    results.fits = fit_preprocessing(results.points)
     write_preprocessing_results(folder, results)
     return results
 

@@ -132,8 +132,9 @@ class Row(Document):
     """The KPIs of one rank count of one variant, over its finished runs (`runs` of them).
 
     All figures are those of the run with the median totm (of an even number of runs, the faster one in the
-    middle), named by `run`; `totm_min` and `totm_max` bound the totm of all of them. `target_seconds` is the
-    median over the runs that reached the target, `reached` of them.
+    middle), named by `run`; `totm_min` and `totm_max` bound the totm of all of them. `megabytes_sent` is what
+    a rank brought to all averagings (10^6 bytes). `target_seconds` is the median over the runs that reached
+    the target, `reached` of them.
 
     The intervals are those of the median totm, and of what follows from it and from the base's, by drawing
     the runs again; None of fewer than three runs, and of the base's own speed-up, which is so by definition.
@@ -162,6 +163,7 @@ class Row(Document):
     samples_per_second: float
     core_seconds: float
     joules: float | None = None
+    megabytes_sent: float | None = None
     split: TimeSplit
     run: str
     test: dict[str, float] = pydantic.Field(default_factory=dict)
@@ -306,6 +308,7 @@ def table(points: Sequence[Point], mode: str) -> list[Row]:
                 samples_per_second=kpis.samples_per_second(typical.samples, totm),
                 core_seconds=kpis.core_seconds(totm, ranks, threads),
                 joules=typical.joules,
+                megabytes_sent=typical.meetings.bytes / 1e6 if typical.meetings else None,
                 split=typical.split,
                 run=typical.run,
                 test=typical.test,

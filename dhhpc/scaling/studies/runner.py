@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from dhhpc.scaling import kpis
 from dhhpc.scaling.design_time import design_seconds
 from dhhpc.scaling.energy import Rapl
 from dhhpc.scaling.studies.examples import evaluate_run, save_examples
-from dhhpc.scaling.studies.fitting import fit_points
+from dhhpc.scaling.studies.fitting import fit_points, threads_on_machine
 from dhhpc.scaling.studies.placement import named_points, room_here, told
 from dhhpc.scaling.studies.preprocessing_results import PreprocessedPoint, PreprocessingResults
 from dhhpc.scaling.studies.results import (
@@ -312,12 +311,6 @@ def preprocessing_of(index: dict[str, Any], designed: float | None) -> Preproces
         toppi=kpis.time_of_preprocessing(designed, index["seconds"]),
         samples=samples,
     )
-
-
-def threads_on_machine(point: Point | PreprocessedPoint) -> int:
-    """How many threads a point ran on each of its machines, or the fullest of them."""
-    machines = len(point.machine.hosts) if point.machine else 1
-    return math.ceil(point.ranks / machines) * (point.threads or 1)
 
 
 def summary_of(points: Sequence[Point | PreprocessedPoint]) -> Summary:
