@@ -4,7 +4,8 @@
 
 Measures the same small study again and again, in turn with this build and with a copy of it that sleeps after
 every batch for a share of the batch's own time. Compares every study of this build with the one of it before,
-and with the slowed one beside it. Prints how many of each were found slower.
+and with the slowed one beside it. Prints how many of each were found slower, and for how many rank counts of
+two unchanged studies the intervals of totm have something in common.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 
 import dhhpc
 from dhhpc.benchmarks.squares import write_experiment, write_shards
+from dhhpc.scaling.studies.results import read_results
 
 BUILD = Path(dhhpc.__file__).resolve().parents[1]
 IMAGES, SIZE = 256, 64
@@ -83,6 +85,12 @@ def compared(before: Path, after: Path) -> tuple[bool, float]:
     return process.returncode == 1, json.loads(process.stdout)["overall"]["ratio"]
 
 
+def agreeing(before: Path, after: Path) -> list[bool]:
+    """For each rank count, whether the intervals of totm of two studies overlap."""
+    one, other = ([row.totm_interval for row in read_results(each).rows] for each in (before, after))
+    return [a.low <= b.high and b.low <= a.high for a, b in zip(one, other, strict=True) if a and b]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=20, help="compared of each kind")
@@ -92,6 +100,7 @@ def main() -> None:
         folder = Path(name)
         study, slow = write_study(folder), slowed_build(folder / "slowed", options.slower)
         verdicts: dict[str, list[tuple[bool, float]]] = {"unchanged": [], "slowed": []}
+        agreed: list[bool] = []
         before = folder / "build-0"
         call("scale", "run", study, "--output", before)
         for number in range(1, options.studies + 1):
@@ -100,6 +109,7 @@ def main() -> None:
             call("scale", "run", study, "--output", build)
             verdicts["unchanged"].append(compared(before, build))
             verdicts["slowed"].append(compared(build, other))
+            agreed += agreeing(before, build)
             before = build
             for kind, each in verdicts.items():
                 slower, ratio = each[-1]
@@ -111,6 +121,7 @@ def main() -> None:
         middle = statistics.median(ratio for _, ratio in each)
         count = sum(slower for slower, _ in each)
         print(f"{kind}: {count} of {len(each)} found slower; {middle:.3f} times as long in the median")
+    print(f"unchanged: intervals of totm overlap for {sum(agreed)} of {len(agreed)} rank counts")
 
 
 if __name__ == "__main__":
