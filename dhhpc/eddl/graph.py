@@ -297,3 +297,22 @@ def topological_order(inputs: Sequence[Layer], outputs: Sequence[Layer]) -> list
         stack.append((layer, True))
         stack.extend((parent, False) for parent in reversed(layer.parents))
     return order
+
+
+def name_layers(layers: Sequence[Layer]) -> None:
+    """Name the nameless conv2d_1, conv2d_2, …, by the kind of each.
+
+    Raises:
+        DhhpcError: a name is given twice.
+    """
+    taken = [layer.name for layer in layers if layer.name]
+    for name in taken:
+        if taken.count(name) > 1:
+            raise DhhpcError(f"layer name {name!r} is given {taken.count(name)} times; give each its own")
+    counts: dict[str, int] = {}
+    for layer in layers:
+        kind = type(layer).__name__.lower()
+        while not layer.name:
+            counts[kind] = counts.get(kind, 0) + 1
+            if f"{kind}_{counts[kind]}" not in taken:
+                layer.name = f"{kind}_{counts[kind]}"

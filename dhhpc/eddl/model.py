@@ -14,7 +14,7 @@ import numpy as np
 
 from dhhpc.eddl import finiteness, initializers
 from dhhpc.eddl.arrays import as_inputs, as_targets
-from dhhpc.eddl.graph import Array, Layer, Randomness, Shape, SumOverRanks, topological_order
+from dhhpc.eddl.graph import Array, Layer, Randomness, Shape, SumOverRanks, name_layers, topological_order
 from dhhpc.eddl.losses import OutputLoss, as_target
 from dhhpc.eddl.metrics import metric
 from dhhpc.eddl.optimizers import Optimizer
@@ -49,7 +49,7 @@ class Model:
     def __init__(self, inputs: Sequence[Layer], outputs: Sequence[Layer], name: str = "model") -> None:
         self.inputs, self.outputs, self.name = list(inputs), list(outputs), name
         self.layers = topological_order(self.inputs, self.outputs)
-        self.name_layers()
+        name_layers(self.layers)
         self.position = {id(layer): index for index, layer in enumerate(self.layers)}
         self.parameter_vector, self.parameter_views = allocate([layer.parameters() for layer in self.layers])
         self.statistics_vector, self.statistic_views = allocate([layer.statistics() for layer in self.layers])
@@ -66,20 +66,6 @@ class Model:
         self.arena: Array = np.empty(0, np.uint8)
         self.device, self.memory = "cpu", "full"
         self.built = False
-
-    def name_layers(self) -> None:
-        """Name the nameless conv2d_1, conv2d_2, …; refuse a name given twice."""
-        taken = [layer.name for layer in self.layers if layer.name]
-        for name in taken:
-            if taken.count(name) > 1:
-                raise DhhpcError(f"layer name {name!r} is given {taken.count(name)} times; give each its own")
-        counts: dict[str, int] = {}
-        for layer in self.layers:
-            kind = type(layer).__name__.lower()
-            while not layer.name:
-                counts[kind] = counts.get(kind, 0) + 1
-                if f"{kind}_{counts[kind]}" not in taken:
-                    layer.name = f"{kind}_{counts[kind]}"
 
     def build(
         self,

@@ -1,8 +1,9 @@
-"""From an experiment to its network, and from a run folder to the trained one."""
+"""From an experiment to its network, and the trained one into a run folder and from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from dhhpc.eddl import Model
 from dhhpc.eddl.spatial import SlabModel, decompose
 from dhhpc.errors import DhhpcError
 from dhhpc.mpi import World, cores_per_rank, pin_to_cores
+from dhhpc.training.checkpoint import CheckpointFolder
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.run_record import RunRecord
 
@@ -90,6 +92,25 @@ def load_network(
     model.build(losses=[experiment.loss], seed=None)
     model.load(record.model)
     return model, experiment, shards
+
+
+def write_network(record: RunRecord, model: Model, folder: CheckpointFolder, best: Path | None) -> int | None:
+    """Write a trained network as .npz and ONNX: that of the checkpoint described by `best`, which is loaded
+    into `model` and whose epoch is returned, or else `model` as it is.
+
+    Raises:
+        DhhpcError: the checkpoint is damaged, or a file cannot be written.
+    """
+    from dhhpc.eddl import export_onnx
+
+    chosen = None
+    if best is not None:
+        checkpoint = folder.load(best)
+        model.load_state(folder.state(checkpoint), str(best))
+        chosen = checkpoint.epoch
+    model.save(record.model)
+    export_onnx(model, record.onnx)
+    return chosen
 
 
 def use_threads(world: World, requested: int | None) -> int:

@@ -24,7 +24,7 @@ from dhhpc.training.evaluation import evaluate
 from dhhpc.training.experiment import Experiment
 from dhhpc.training.meeting import AgreedError, Meeting
 from dhhpc.training.metrics import without_details
-from dhhpc.training.network import CreateNetwork, create_network, use_threads
+from dhhpc.training.network import CreateNetwork, create_network, use_threads, write_network
 from dhhpc.training.preparation import check, training_loader, warm_up
 from dhhpc.training.resumption import checkpoint_state, take_up
 from dhhpc.training.run_record import SCHEMA_VERSION, RunRecord, kpis, now, provenance
@@ -321,16 +321,8 @@ class Trainer:
         self.writer.close()
         self.world.progress.at("the writing of the model")
         if self.world.rank == 0:
-            from dhhpc.eddl import export_onnx
-
             best = self.folder.best() if self.experiment.checkpoint.select == "best" else None
-            chosen = self.epoch
-            if best is not None:
-                checkpoint = self.folder.load(best)
-                self.model.load_state(self.folder.state(checkpoint), str(best))
-                chosen = checkpoint.epoch
-            self.model.save(self.record.model)
-            export_onnx(self.model, self.record.onnx)
+            chosen = write_network(self.record, self.model, self.folder, best) or self.epoch
             if self.history and "validation" in self.history[chosen - 1]:
                 self.record.write_metrics("validation", self.history[chosen - 1]["validation"])
             self.record.update(status="finished", finished=now(), selected_epoch=chosen - 1, kpis=self.kpis())
