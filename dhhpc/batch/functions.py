@@ -42,7 +42,7 @@ def submit(
     Args:
         function: anything that can be pickled by cloudpickle; its arguments and result, too.
         site: a site's name, or the path of its file.
-        time: the limit as in `dhhpc submit --time`; a cluster needs one.
+        time: the limit as in `dhhpc submit --time`; a cluster needs one, where the partition has no default.
         folder: on a file system that the nodes share; holds what is pickled, and the logs.
         name: of the job; by default the function's.
 

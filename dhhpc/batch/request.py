@@ -68,7 +68,7 @@ class JobRequest:
 
 
 def fit_request(request: JobRequest, site: Site) -> JobRequest:
-    """`request` with the site's partition, account, QOS, threads and graphics processors filled in.
+    """`request` with the site's partition, time limit, account, QOS, threads and graphics processors filled in.
 
     Raises:
         DhhpcError: the site cannot hold the request; names the option and the nearest valid choice.
@@ -107,6 +107,8 @@ def fit_request(request: JobRequest, site: Site) -> JobRequest:
     account = chosen("account", request.account, site.account, site)
     qos = chosen("qos", request.qos, (partition.qos if partition else None) or site.qos, site)
     if partition is not None:
+        if request.seconds is None:
+            request = replace(request, seconds=partition.default_time)
         check_limits(request, site, partition, qos)
     elif request.seconds is None:
         raise DhhpcError(f"--time: is missing; give for instance --time {format_duration(3600)}")

@@ -135,6 +135,7 @@ class Partition(Document):
     Attributes:
         name: as the scheduler calls it.
         max_nodes, max_time: the limits of one job.
+        default_time: the time limit of a job whose user gives none; without it a job needs one.
         node: stands in for the site's where nodes differ.
         qos: stands in for the site's.
         qos_limits: the qualities of service with limits of their own; one that is not listed has the
@@ -145,6 +146,7 @@ class Partition(Document):
     name: PlainName
     max_nodes: int = pydantic.Field(ge=1)
     max_time: Duration
+    default_time: Duration | None = None
     node: Node | None = None
     qos: PlainName | None = None
     qos_limits: list[QosLimits] = []

@@ -28,7 +28,10 @@ class JobOptions:
     ranks_per_node: Annotated[int, typer.Option(help="MPI ranks on each node.")] = 1
     time: Annotated[
         str | None,
-        typer.Option(help="The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds."),
+        typer.Option(
+            help="The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds; the partition's "
+            "`default_time` by default."
+        ),
     ] = None
     name: Annotated[str | None, typer.Option(help="The job's name; the file's by default.")] = None
     partition: Annotated[str | None, typer.Option(help="The partition; the site's first by default.")] = None

@@ -44,6 +44,6 @@ def test_what_a_site_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DhhpcError, match=r"--nodes 5: .* at most 4"):
         submit(where, site="virtual-cluster", time="5", nodes=5, folder=tmp_path)
     with pytest.raises(DhhpcError, match="--time: is missing"):
-        submit(where, site="virtual-cluster", folder=tmp_path)
+        submit(where, site="virtual-cluster", partition="short", folder=tmp_path)
     with pytest.raises(DhhpcError, match="not submitted to PBS"):
         submit(where, site="pbs-pro", time="5", folder=tmp_path)

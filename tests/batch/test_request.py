@@ -16,7 +16,7 @@ SITE = Site(
     account="project1",
     partitions=[
         Partition(name="debug", max_nodes=2, max_time="30"),
-        Partition(name="standard", max_nodes=8, max_time="1-00:00:00"),
+        Partition(name="standard", max_nodes=8, max_time="1-00:00:00", default_time="12:00:00"),
         Partition(name="fat", max_nodes=1, max_time="1-00:00:00", node=Node(cores=96)),
     ],
 )
@@ -32,6 +32,11 @@ def test_the_users_values_go_before(request_of) -> None:
     wish = request_of(partition="fat", account="other", threads=20, ranks_per_node=4)
     fitted = fit_request(wish, SITE)
     assert (fitted.partition, fitted.account, fitted.threads) == ("fat", "other", 20)
+
+
+def test_a_partition_may_have_a_time_limit_for_those_who_give_none(request_of) -> None:
+    assert fit_request(request_of(partition="standard", seconds=None), SITE).seconds == 12 * 3600
+    assert fit_request(request_of(partition="standard", seconds=60), SITE).seconds == 60
 
 
 @pytest.mark.parametrize(
