@@ -68,7 +68,7 @@ class JobRequest:
 
 
 def fit_request(request: JobRequest, site: Site) -> JobRequest:
-    """`request` with the site's partition, time limit, account, QOS, threads and graphics processors filled in.
+    """`request` with the partition, time limit, account, QOS, threads and graphics processors of the site.
 
     Raises:
         DhhpcError: the site cannot hold the request; names the option and the nearest valid choice.

@@ -73,7 +73,7 @@ def write_study(folder: Path) -> Path:
     write_shards(folder / "shards", IMAGES, SIZE)
     parallel = {"method": "fixed", "period": 8}
     experiment = folder / "experiment.yml"
-    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=2, threads=1, parallel=parallel)
+    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=4, threads=1, parallel=parallel)
     study = {"name": "gate", "experiment": "experiment.yml", "ranks": [1, 2], "repeats": 3}
     (folder / "study.yml").write_text(yaml.safe_dump(study))
     return folder / "study.yml"

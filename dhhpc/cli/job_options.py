@@ -29,8 +29,8 @@ class JobOptions:
     time: Annotated[
         str | None,
         typer.Option(
-            help="The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds; the partition's "
-            "`default_time` by default."
+            help="The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds; by default "
+            "the partition's `default_time`."
         ),
     ] = None
     name: Annotated[str | None, typer.Option(help="The job's name; the file's by default.")] = None

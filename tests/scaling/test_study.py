@@ -58,6 +58,17 @@ def test_a_missing_experiment_is_named_with_the_option_that_mends_it(tmp_path):
     assert read_study(write(tmp_path, experiment="none.yml"), tmp_path / "experiment.yml")
 
 
+def test_a_study_may_tell_its_own_epochs(tmp_path):
+    def trained(**keys):
+        (tmp_path / "experiment.yml").write_text("name: any\n")
+        study, _ = read_study(write(tmp_path, ranks=[1, 2], **keys))
+        return {task.ranks: task.epochs for task in tasks_of(study, epochs=20)}
+
+    assert trained() == {1: 20, 2: 20}
+    assert trained(epochs=3) == {1: 3, 2: 3}
+    assert trained(epochs=3, mode="weak") == {1: 3, 2: 6}
+
+
 def test_the_ready_studies_are_whole(tmp_path):
     (tmp_path / "experiment.yml").write_text("name: any\n")
     found = sorted(resource_folder("scaling-studies").glob("*.yml"))

@@ -35,6 +35,7 @@ class Study(Document):
         threads: of each rank, every number on all rank counts; left out, what the experiment says.
         nodes: on how many nodes the ranks are, equally many on each: every number with all rank counts that
             it divides. Left out, ranks are where they are started, as many on a node as the job says.
+        epochs: that one rank trains, in place of the experiment's: a few tell how times scale.
         repeats: runs of each point; the median counts.
         order: "random" measures the points of each repeat in an order of its own, drawn by `seed`; "listed"
             as they stand.
@@ -54,6 +55,7 @@ class Study(Document):
     variants: dict[Name, dict[str, Any]] = {}
     threads: list[Count] = []
     nodes: list[Count] = []
+    epochs: Count | None = None
     repeats: Count = 1
     order: Literal["random", "listed"] = "random"
     seed: int = 1

@@ -88,7 +88,7 @@ def tasks_of(study: Study, epochs: int) -> list[Task]:
     is the base of all of them.
 
     Args:
-        epochs: of the experiment.
+        epochs: of the experiment, which count where the study tells none.
     """
     found: dict[tuple[str, int | None, int | None, int], Task] = {}
     for variant, changes in (study.variants or {"": {}}).items():
@@ -99,7 +99,7 @@ def tasks_of(study: Study, epochs: int) -> list[Task]:
                 continue
             shared = ranks == 1 and only_together
             name = "" if shared else variant
-            trained = epochs * (ranks if study.mode == "weak" else 1)
+            trained = (study.epochs or epochs) * (ranks if study.mode == "weak" else 1)
             settings = () if shared else settings_of(changes)
             found[name, threads, nodes, ranks] = Task(ranks, 1, trained, name, threads, nodes, settings)
     return [replace(task, repeat=repeat) for task in found.values() for repeat in range(1, study.repeats + 1)]
