@@ -1,11 +1,11 @@
 """Whether `dhhpc scale report --compare` catches a build that has become slower, and lets others pass:
 
-    python -m dhhpc.benchmarks.gate [--studies 20] [--slower 0.2]
+    python -m dhhpc.benchmarks.gate [--rounds 20] [--slower 0.3]
 
-Measures the same small study again and again, in turn with this build and with a copy of it that sleeps after
-every batch for a share of the batch's own time. Compares every study of this build with the one of it before,
-and with the slowed one beside it. Prints how many of each were found slower, and for how many rank counts of
-two unchanged studies the intervals of totm have something in common.
+A round measures the same small study three times in turn, a repeat of each at a time: twice with this
+build, and with a copy of it that sleeps after every batch for a share of the batch's own time. Prints how
+many of the unchanged builds and of the slowed ones were found slower, and for how many rank counts of
+unchanged ones the intervals of totm overlap.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dhhpc.benchmarks.squares import write_experiment, write_shards
 from dhhpc.scaling.studies.results import read_results
 
 BUILD = Path(dhhpc.__file__).resolve().parents[1]
-IMAGES, SIZE = 256, 64
+IMAGES, SIZE, REPEATS = 256, 64, 5
 # Put at the end of the model's module in the copy.
 SLEEP = """
 
@@ -52,7 +52,7 @@ def slowed_build(folder: Path, share: float) -> Path:
     return folder
 
 
-def call(*words: str | Path, build: Path = BUILD) -> subprocess.CompletedProcess[str]:
+def call(*words: object, build: Path = BUILD) -> subprocess.CompletedProcess[str]:
     """`dhhpc` of a build with these words, all of whose paths are absolute."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(build), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.run(
@@ -69,12 +69,18 @@ def call(*words: str | Path, build: Path = BUILD) -> subprocess.CompletedProcess
 
 
 def write_study(folder: Path) -> Path:
-    """A study of some seconds: a small U-Net on one and two ranks, three times each."""
+    """A small U-Net on two ranks, some seconds a run. Loading kernels is no part of totm: no warm-up."""
     write_shards(folder / "shards", IMAGES, SIZE)
     parallel = {"method": "fixed", "period": 8}
     experiment = folder / "experiment.yml"
-    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=4, threads=1, parallel=parallel)
-    study = {"name": "gate", "experiment": "experiment.yml", "ranks": [1, 2], "repeats": 3}
+    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=3, threads=1, parallel=parallel)
+    study = {
+        "name": "gate",
+        "experiment": "experiment.yml",
+        "ranks": [2],
+        "repeats": REPEATS,
+        "warm_up": False,
+    }
     (folder / "study.yml").write_text(yaml.safe_dump(study))
     return folder / "study.yml"
 
@@ -93,30 +99,26 @@ def agreeing(before: Path, after: Path) -> list[bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--studies", type=int, default=20, help="compared of each kind")
-    parser.add_argument("--slower", type=float, default=0.2, help="the share of a batch's time that is slept")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--slower", type=float, default=0.3, help="the share of a batch's time that is slept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         study, slow = write_study(folder), slowed_build(folder / "slowed", options.slower)
+        builds = {"before": BUILD, "slowed": slow, "unchanged": BUILD}
         verdicts: dict[str, list[tuple[bool, float]]] = {"unchanged": [], "slowed": []}
         agreed: list[bool] = []
-        before = folder / "build-0"
-        call("scale", "run", study, "--output", before)
-        for number in range(1, options.studies + 1):
-            build, other = folder / f"build-{number}", folder / f"slowed-{number}"
-            call("scale", "run", study, "--output", other, build=slow)
-            call("scale", "run", study, "--output", build)
-            verdicts["unchanged"].append(compared(before, build))
-            verdicts["slowed"].append(compared(build, other))
-            agreed += agreeing(before, build)
-            before = build
+        for number in range(1, options.rounds + 1):
+            measured = {kind: folder / f"{kind}-{number}" for kind in builds}
+            for repeats in range(1, REPEATS + 1):
+                for kind, build in builds.items():
+                    call("scale", "run", study, "--output", measured[kind], "--repeats", repeats, build=build)
             for kind, each in verdicts.items():
+                each.append(compared(measured["before"], measured[kind]))
                 slower, ratio = each[-1]
-                print(
-                    f"{number} {kind}: {ratio:.3f} times as long, {'slower' if slower else 'passes'}",
-                    flush=True,
-                )
+                told = "slower" if slower else "passes"
+                print(f"{number} {kind}: {ratio:.3f} times as long, {told}", flush=True)
+            agreed += agreeing(measured["before"], measured["unchanged"])
     for kind, each in verdicts.items():
         middle = statistics.median(ratio for _, ratio in each)
         count = sum(slower for slower, _ in each)

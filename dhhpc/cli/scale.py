@@ -46,6 +46,9 @@ def run(
             "--leave-out", metavar="POINT", help="Not this point, by its run folder's name without -repeat-N."
         ),
     ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each point, instead of the study's `repeats`.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
     """Train an experiment on each rank count of a study, evaluate it, and write the scaling report.
@@ -61,8 +64,9 @@ def run(
     if measures_preprocessing(study):
         from dhhpc.cli.preprocessing_study import measure_preprocessing
 
-        if experiment is not None:
-            raise DhhpcError(f"--experiment {experiment}: {study} measures preprocessing; drop --experiment")
+        for option, value in (("--experiment", experiment), ("--repeats", repeats)):
+            if value is not None:
+                raise DhhpcError(f"{option} {value}: {study} measures preprocessing; drop {option}")
         measure_preprocessing(study, output, gather, as_json)
         return
     from contextlib import nullcontext
@@ -76,7 +80,7 @@ def run(
 
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
     with study_progress() as watcher, nullcontext() if gather else sole_use(folder, watcher.say):
-        results = run_study(study, folder, zoo.create, experiment, watcher, gather, leave_out or ())
+        results = run_study(study, folder, zoo.create, experiment, watcher, gather, leave_out or (), repeats)
     page = report(folder)
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
     if not as_json:
@@ -132,7 +136,8 @@ def write_report(
 
     With --compare it tells instead whether training has become slower since an earlier study, by more than
     chance and the tolerance: then the exit code is 1. It goes by all runs of all points that both measured;
-    three repeats or more are best.
+    three repeats or more are best, measured in turn: a repeat of one study, one of the other (`dhhpc scale
+    run ... --repeats 1` of each, then 2, and so on), so that what else changes on the machine hits both.
 
     Example: dhhpc scale report scaling-quickstart
 

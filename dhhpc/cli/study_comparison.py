@@ -36,7 +36,13 @@ def compare_studies(before: Path, after: Path, tolerance: float, as_json: bool) 
             )
         over = f"{overall.ratio:8.3f}{f'{overall.low:.3f} to {overall.high:.3f}':>17}"
         print(f"{'all points':{width}}{'':22}{over}")
-        print(f"runs of the same point differ by {found.deviation:.1%}; tolerance {tolerance:.1%}: {verdict}")
+        what = "ratios of repeats, measured in turn," if found.in_turn else "runs of the same point"
+        print(f"{what} differ by {found.deviation:.1%}; tolerance {tolerance:.1%}: {verdict}")
+        if not found.in_turn:
+            print(
+                "not measured in turn: what else has changed on the machine counts, too; measure a repeat of "
+                "one and of the other, `dhhpc scale run ... --repeats 1`, then `--repeats 2`, and so on"
+            )
         for name in found.unmatched:
             print(f"measured by one study alone: {name}")
         if found.differing:

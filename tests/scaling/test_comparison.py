@@ -16,8 +16,14 @@ from dhhpc.scaling.studies.results import Point, Preprocessing, Results, TimeSpl
 from dhhpc.scaling.studies.study import Study
 
 
-def study_of(times: dict[tuple[str, int], list[float]], **experiment: object) -> Results:
-    """A study with these seconds of each variant and number of ranks."""
+def study_of(
+    times: dict[tuple[str, int], list[float]], began: int | None = None, **experiment: object
+) -> Results:
+    """A study with these seconds of each variant and number of ranks.
+
+    Args:
+        began: at this second of its hour each repeat, an hour after the one before.
+    """
     points = [
         Point(
             ranks=ranks,
@@ -25,6 +31,7 @@ def study_of(times: dict[tuple[str, int], list[float]], **experiment: object) ->
             variant=variant,
             run=f"{variant}-{ranks}-{number}",
             status="finished",
+            started=None if began is None else f"2026-01-01T{number:02d}:00:{began:02d}.000+00:00",
             threads=1,
             totm=totm,
             split=TimeSplit(
@@ -71,6 +78,31 @@ def test_all_points_tell_together_by_hand():
     assert (found.unmatched, found.differing) == (["4 ranks x 1 thread"], ["epochs"])
 
 
+def test_studies_measured_in_turn_are_compared_repeat_by_repeat():
+    """On a machine on which all takes half as long again from hour to hour; the change takes 3 % longer."""
+    random = np.random.default_rng(3)
+    drift = np.array([1.0, 1.5, 2.25, 3.4])
+    before = {("", 1): drift * 40, ("", 2): drift * 21}
+    after = {key: list(1.03 * times * np.exp(random.normal(0, 0.005, 4))) for key, times in before.items()}
+    found = compare(study_of({key: list(times) for key, times in before.items()}, 1), study_of(after, 2))
+    changes = {key: np.log(after[key]) - np.log(before[key]) for key in before}
+    for change, (key, logarithms) in zip(found.points, changes.items(), strict=True):
+        expected = stats.ttest_1samp(logarithms, 0).confidence_interval(0.95)
+        assert (change.low, change.high) == pytest.approx(np.exp([expected.low, expected.high])), key
+    over_all = np.mean(list(changes.values()), axis=0)
+    expected = stats.ttest_1samp(over_all, 0).confidence_interval(0.95)
+    assert (found.overall.low, found.overall.high) == pytest.approx(np.exp([expected.low, expected.high]))
+    assert found.overall.ratio == pytest.approx(np.exp(over_all.mean()))
+    assert found.deviation == pytest.approx(over_all.std(ddof=1))
+    assert (found.in_turn, found.verdict(0.01)) == (True, "slower")
+    # One after the other, the same times say nothing.
+    later = study_of(after, 2)
+    for point in later.points:
+        point.started = point.started.replace("2026-01-01", "2026-01-02")
+    apart = compare(study_of({key: list(times) for key, times in before.items()}, 1), later)
+    assert (apart.in_turn, apart.verdict(0.01)) == (False, "no difference beyond it")
+
+
 @pytest.mark.parametrize(("slower", "verdict"), [(1.0, "no difference beyond it"), (1.2, "slower")])
 def test_a_slower_build_is_caught_and_an_unchanged_one_is_not(slower, verdict):
     """Twenty times each: 3 repeats on 1, 2 and 4 ranks, whose times differ by 4 % from run to run."""
@@ -110,6 +142,7 @@ def test_the_exit_code_tells_ci(tmp_path: Path, monkeypatch, capsys):
     assert code == 0
     assert "2 ranks x 1 thread" in out
     assert "tolerance 5.0%: no difference beyond it" in out
+    assert "not measured in turn" in out
     code, out, error = run("slow")
     assert (code, error.count("\n")) == (1, 1)
     assert "training takes 1.500 times as long" in error

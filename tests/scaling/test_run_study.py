@@ -196,6 +196,14 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     assert after.points[1].totm != before.points[1].totm
     assert after.points[1].test == before.points[1].test  # the same seed trains the same network
     assert first.stdout.splitlines()[0].split()[:2] == ["ranks", "totm"]
+    # A repeat more than the study says, to measure in turn with another.
+    words = ["--output", tmp_path / "again" / "scaling", "--repeats", 2, "--leave-out", "ranks-2"]
+    result = synthetic.run_here("scale", "run", study, *words)
+    assert result.returncode == 0, result.stderr
+    more = read_results(tmp_path / "again" / "scaling")
+    assert [(point.ranks, point.repeat) for point in more.points] == [(1, 1), (1, 2), (2, 1)]
+    assert more.points[0] == before.points[0]
+    assert "--repeats 2" in more.repeat
 
 
 def test_points_of_another_experiment_or_other_shards_are_refused(measured, tmp_path):

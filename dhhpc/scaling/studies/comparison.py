@@ -1,23 +1,34 @@
 """Two studies of the same points, before and after a change: how much longer training takes, and how surely.
 
-Times of training are compared by their logarithms, whose differences are ratios of times. The spread from run
-to run is pooled over all points of both studies, so that few repeats of each tell something together; the
-interval is that of Student's t (Snedecor and Cochran, "Statistical Methods", 1989, section 6.9).
+Times of training are compared by their logarithms, whose differences are ratios of times, with intervals of
+Student's t (Snedecor and Cochran, "Statistical Methods", 1989):
+
+- Of studies measured in turn, a repeat of one and the same repeat of the other, each repeat gives a ratio of
+  its own (paired samples, section 6.3). A machine that is slower for some minutes slows both sides of it.
+- Of others the spread from run to run is pooled over all points of both, so that few repeats of each tell
+  something together (independent samples, section 6.9). What changes on the machine between the two studies
+  then counts as a change of training.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.studies.results import Key, Results
+from dhhpc.scaling.studies.results import Key, Point, Results
 from dhhpc.scaling.studies.tasks import layout
 from dhhpc.training.experiment import differences
 from dhhpc.training.statistics import student_quantile
+
+Group = tuple[Sequence[Point], Sequence[Point]]
+"""The runs of one point, before and after."""
 
 
 class Change(Document):
@@ -46,13 +57,16 @@ class Comparison(Document):
     Attributes:
         points: those that both measured.
         overall: the change over all of them.
-        deviation: from run to run of the same point, as a share of its time.
+        in_turn: whether they were measured in turn.
+        deviation: from run to run of the same point, as a share of its time; of studies measured in turn, of
+            the ratios of their repeats.
         unmatched: points that only one of them measured.
         differing: keys of the experiment in which they differ.
     """
 
     points: list[Change]
     overall: Change
+    in_turn: bool
     deviation: float
     unmatched: list[str]
     differing: list[str]
@@ -65,72 +79,120 @@ class Comparison(Document):
         return "faster" if self.overall.high < 1 / (1 + tolerance) else "no difference beyond it"
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A difference of mean logarithms and half the length of its interval."""
+
+    difference: float
+    half: float
+
+
 def compare(before: Results, after: Results) -> Comparison:
     """What became of the times of training.
 
     Raises:
         DhhpcError: the studies share no point, or none was repeated, so that chance is unknown.
     """
-    times = [times_of(results) for results in (before, after)]
-    shared = [key for key in times[0] if key in times[1]]
+    sides = points_of(before), points_of(after)
+    shared = [key for key in sides[0] if key in sides[1]]
     if not shared:
         raise DhhpcError("the studies share no finished point of the same variant, threads, nodes and ranks")
-    groups = [(times[0][key], times[1][key]) for key in shared]
-    freedom = sum(len(one) + len(other) - 2 for one, other in groups)
-    if not freedom:
-        raise DhhpcError(
-            "no point was measured twice, so a difference cannot be told from chance; give the studies "
-            "`repeats` of 3 or more and run them again: measured points are kept"
-        )
-    squares = sum(
-        float(((np.log(side) - np.log(side).mean()) ** 2).sum()) for group in groups for side in group
-    )
-    deviation = math.sqrt(squares / freedom)
-    wide = student_quantile(freedom) * deviation
+    groups = [(sides[0][key], sides[1][key]) for key in shared]
+    repeats = repeats_in_turn(groups)
+    in_turn = len(repeats) > 1
+    deviation, overall, each = paired(groups, repeats) if in_turn else pooled(groups)
     points = []
-    for (variant, threads, nodes, ranks), (one, other) in zip(shared, groups, strict=True):
+    for (variant, threads, nodes, ranks), group, estimate in zip(shared, groups, each, strict=True):
+        medians = [float(np.median(list(seconds_of(side).values()))) for side in group]
         points.append(
             Change(
                 variant=variant,
                 threads=threads,
                 nodes=nodes,
                 ranks=ranks,
-                before=float(np.median(one)),
-                after=float(np.median(other)),
-                **interval(difference(one, other), wide * math.sqrt(1 / len(one) + 1 / len(other))),
+                before=medians[0],
+                after=medians[1],
+                **interval(estimate),
             )
         )
-    mean = float(np.mean([difference(*group) for group in groups]))
-    spread = math.sqrt(sum(1 / len(one) + 1 / len(other) for one, other in groups)) / len(groups)
     return Comparison(
         points=points,
-        overall=Change(**interval(mean, wide * spread)),
+        overall=Change(**interval(overall)),
+        in_turn=in_turn,
         deviation=deviation,
-        unmatched=sorted(named(key) for key in times[0].keys() ^ times[1].keys()),
+        unmatched=sorted(named(key) for key in sides[0].keys() ^ sides[1].keys()),
         differing=differences(before.experiment, after.experiment),
     )
 
 
-def times_of(results: Results) -> dict[Key, list[float]]:
-    """totm of all finished runs of each point."""
-    found: dict[Key, list[float]] = {}
+def points_of(results: Results) -> dict[Key, list[Point]]:
+    """The finished runs of each point."""
+    found: dict[Key, list[Point]] = {}
     for point in results.points:
         if point.totm is not None and point.threads is not None:
-            key = (point.variant, point.threads, point.nodes, point.ranks)
-            found.setdefault(key, []).append(point.totm)
+            found.setdefault((point.variant, point.threads, point.nodes, point.ranks), []).append(point)
     return found
 
 
-def difference(before: Sequence[float], after: Sequence[float]) -> float:
-    """Of the mean logarithms."""
-    return float(np.log(after).mean() - np.log(before).mean())
+def seconds_of(points: Sequence[Point]) -> dict[int, float]:
+    """totm by repeat."""
+    return {point.repeat: point.totm for point in points if point.totm is not None}
 
 
-def interval(logarithm: float, half: float) -> dict[str, float]:
+def repeats_in_turn(groups: Sequence[Group]) -> list[int]:
+    """The repeats of which both studies have all points, if every one began when the one before it had begun
+    on all points of both; else none."""
+    runs = [point for group in groups for side in group for point in side]
+    whole = set.intersection(*({point.repeat for point in side} for group in groups for side in group))
+    if any(point.started is None for point in runs):
+        return []
+    began = [
+        [datetime.fromisoformat(point.started or "") for point in runs if point.repeat == repeat]
+        for repeat in sorted(whole)
+    ]
+    return sorted(whole) if all(max(one) < min(other) for one, other in pairwise(began)) else []
+
+
+def paired(groups: Sequence[Group], repeats: Sequence[int]) -> tuple[float, Estimate, list[Estimate]]:
+    """The deviation of the repeats' ratios over all points, the change over all of them, and of each."""
+    logarithms = np.log([[[seconds_of(side)[n] for n in repeats] for side in group] for group in groups])
+    changes = logarithms[:, 1] - logarithms[:, 0]  # (points, repeats)
+    deviations = np.array([*changes.std(axis=1, ddof=1), changes.mean(axis=0).std(ddof=1)])
+    halves = student_quantile(len(repeats) - 1) * deviations / math.sqrt(len(repeats))
+    each = [
+        Estimate(float(mean), float(half)) for mean, half in zip(changes.mean(axis=1), halves, strict=False)
+    ]
+    return float(deviations[-1]), Estimate(float(changes.mean()), float(halves[-1])), each
+
+
+def pooled(groups: Sequence[Group]) -> tuple[float, Estimate, list[Estimate]]:
+    """The same with the deviation of runs of the same point.
+
+    Raises:
+        DhhpcError: no point was repeated.
+    """
+    logarithms = [[np.log(list(seconds_of(side).values())) for side in group] for group in groups]
+    freedom = sum(len(side) - 1 for group in logarithms for side in group)
+    if not freedom:
+        raise DhhpcError(
+            "no point was measured twice, so a difference cannot be told from chance; give the studies "
+            "`repeats` of 3 or more and run them again: measured points are kept"
+        )
+    squares = sum(float(((side - side.mean()) ** 2).sum()) for group in logarithms for side in group)
+    deviation = math.sqrt(squares / freedom)
+    wide = student_quantile(freedom) * deviation
+    changes = [float(other.mean() - one.mean()) for one, other in logarithms]
+    variances = [1 / len(one) + 1 / len(other) for one, other in logarithms]
+    overall = Estimate(sum(changes) / len(groups), wide * math.sqrt(sum(variances)) / len(groups))
+    each = [Estimate(change, wide * math.sqrt(part)) for change, part in zip(changes, variances, strict=True)]
+    return deviation, overall, each
+
+
+def interval(estimate: Estimate) -> dict[str, float]:
     return {
-        "ratio": math.exp(logarithm),
-        "low": math.exp(logarithm - half),
-        "high": math.exp(logarithm + half),
+        "ratio": math.exp(estimate.difference),
+        "low": math.exp(estimate.difference - estimate.half),
+        "high": math.exp(estimate.difference + estimate.half),
     }
 
 

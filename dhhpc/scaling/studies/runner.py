@@ -63,6 +63,7 @@ def run_study(
     watcher: Watcher | None = None,
     gather: bool = False,
     leave_out: Sequence[str] = (),
+    repeats: int | None = None,
 ) -> Results:
     """Measure every point of a study, and leave `results.json` in `folder`, written anew after each point.
 
@@ -76,6 +77,7 @@ def run_study(
         experiment_file: another experiment than the one the study names.
         gather: train nothing; points that others have not finished count as failed.
         leave_out: points that are not measured, by the name that their repeats share.
+        repeats: of each point, in place of the study's.
 
     Raises:
         DhhpcError: the study or its experiment is wrong, it is of more nodes than one and this is no
@@ -84,11 +86,13 @@ def run_study(
     """
     watcher = watcher or Watcher()
     study, chosen_file = read_study(study_file, experiment_file)
+    if repeats is not None:
+        study = study.model_copy(update={"repeats": repeats})
     experiment = read_experiment(chosen_file)
     index = read_json(experiment.data.shards / "index.json")
     results = Results(
         study=study,
-        repeat=repeat_command(study_file, folder, experiment_file),
+        repeat=repeat_command(study_file, folder, experiment_file, repeats),
         experiment_file=os.path.relpath(chosen_file, folder),
         experiment=experiment.model_dump(mode="json"),
         task=index["task"],
@@ -163,9 +167,12 @@ def check_points(results: Results | PreprocessingResults) -> None:
         raise DhhpcError(failures[0] + more)
 
 
-def repeat_command(study_file: Path, folder: Path, experiment_file: Path | None) -> str:
+def repeat_command(
+    study_file: Path, folder: Path, experiment_file: Path | None, repeats: int | None = None
+) -> str:
     """The command line that measures the study again, into a folder of its own."""
     named = ["--experiment", str(experiment_file)] if experiment_file is not None else []
+    named += ["--repeats", str(repeats)] if repeats is not None else []
     again = folder.with_name(f"{folder.name}-again")
     return shlex.join(["dhhpc", "scale", "run", str(study_file), *named, "--output", str(again)])
 
