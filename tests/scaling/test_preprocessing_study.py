@@ -26,7 +26,7 @@ from dhhpc.scaling.studies.preprocessing_results import (
 )
 from dhhpc.scaling.studies.preprocessing_study import read_preprocessing_study
 from dhhpc.scaling.studies.study import read_study
-from dhhpc.usecases.quickstart import Settings, write_documents
+from dhhpc.usecases.nodules import prepare_nodules
 from tests import synthetic
 
 
@@ -295,10 +295,11 @@ def test_a_study_measures_one_thing(measured, tmp_path):
     assert "preprocessing: stands beside `experiment`" in refused("scale", "run", study)
 
 
-def test_the_ready_study_measures_the_pipeline_of_the_quickstart(tmp_path):
-    write_documents(tmp_path / "dhhpc-quickstart", Settings())
+def test_the_ready_study_measures_the_pipeline_of_the_nodules(tmp_path):
+    prepare_nodules(tmp_path / "nodules", patients=6)
     ready = resource_folder("scaling-studies") / "preprocessing.yml"
     (tmp_path / "scaling-studies").mkdir()
     study, pipeline = read_preprocessing_study(shutil.copy(ready, tmp_path / "scaling-studies"))
     assert study.name == ready.stem
-    assert pipeline.resolve() == tmp_path / "dhhpc-quickstart" / "preprocess.yml"
+    assert pipeline.resolve() == tmp_path / "nodules" / "preprocess.yml"
+    assert "#   dhhpc usecase nodules --output nodules\n" in ready.read_text()

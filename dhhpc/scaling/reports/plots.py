@@ -359,7 +359,9 @@ def rank_axis(axes: Any, ranks: Sequence[int]) -> None:
 
 def number_axis(axes: Any) -> None:
     """Plain numbers on a logarithmic axis upwards: powers of ten are too far apart for most studies."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    within_a_decade = high < 5 * low
+    axes.yaxis.set_major_locator(MaxNLocator(5) if within_a_decade else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
