@@ -14,6 +14,7 @@ from PIL import Image
 from dhhpc.scaling.energy import Rapl, consumed, energy_of
 from dhhpc.scaling.reports.report import plain_significant, report
 from dhhpc.scaling.studies.fitting import fit_points
+from dhhpc.scaling.studies.gains import interval_name
 from dhhpc.scaling.studies.results import Machine, Results, read_results, write_results
 from tests.scaling.synthetic_trainer import SyntheticTrainer, points_of, results_of
 
@@ -152,6 +153,9 @@ def test_runs_that_share_cores_count_for_no_model(tmp_path):
     report(tmp_path)
     told = (tmp_path / "report.md").read_text()
     assert "Fitted curves end at 8 ranks, the most that were measured with cores of their own" in told
+    # Of three runs the fastest and the slowest have the true median between them three times of four.
+    assert "| totm (s), 75 % interval |" in told
+    assert interval_name([None, *[1 - 2 / 2**6] * 2]) == "95 % interval"
 
 
 def test_weak_studies_are_fitted_by_laws_of_their_own():

@@ -1,12 +1,16 @@
 """The study document."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dhhpc.documents import read_document
 from dhhpc.errors import DhhpcError
 from dhhpc.resources import resource_folder
+from dhhpc.scaling.studies.preprocessing_results import holds_preprocessing, read_preprocessing_results
+from dhhpc.scaling.studies.preprocessing_study import PreprocessingStudy
 from dhhpc.scaling.studies.results import read_results
 from dhhpc.scaling.studies.study import measures_preprocessing, read_study
 from dhhpc.scaling.studies.tasks import tasks_of
@@ -83,13 +87,21 @@ def test_the_ready_studies_are_whole(tmp_path):
 
 def test_kept_results_are_those_of_the_ready_studies():
     folders = [path.parent for path in (CHECKOUT / "scaling-studies" / "results").glob("*/results.json")]
-    assert folders
+    kept = [folder.name for folder in folders]
+    assert kept
     for folder in folders:
-        results = read_results(folder)
-        study, _ = read_study(CHECKOUT / "scaling-studies" / f"{folder.name}.yml", __file__)
-        assert results.study == study.model_copy(update={"experiment": results.study.experiment})
+        file = CHECKOUT / "scaling-studies" / f"{folder.name}.yml"
+        if holds_preprocessing(folder):
+            results, study = read_preprocessing_results(folder), read_document(file, PreprocessingStudy)
+            times = [(f"{row.seconds:.2f}", row.seconds_min, row.seconds_max) for row in results.rows]
+            heads = [f"| {middle} | {low:.2f} | {high:.2f} |" for middle, low, high in times]
+        else:
+            results, (study, _) = read_results(folder), read_study(file, __file__)
+            heads = [f"| {row.totm:.1f} | {row.totm_min:.1f} | {row.totm_max:.1f} |" for row in results.rows]
+        assert results.study == study
         assert (results.summary.failed, results.summary.finished) == (0, len(results.points))
-        # The pages beside them are of these results.
+        # The pages beside them are of these results, and their list tells of them.
         report = (folder / "report.md").read_text()
-        for row in results.rows:
-            assert f"| {row.totm:.1f} | {row.totm_min:.1f} | {row.totm_max:.1f} |" in report
+        assert all(head in report for head in heads)
+    listed = (CHECKOUT / "scaling-studies" / "results" / "README.md").read_text()
+    assert sorted(kept) == sorted(re.findall(r"^\| \[(\S+)\]\(\1/report\.md\)", listed, re.MULTILINE))

@@ -16,6 +16,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 from dhhpc.files import replacing
 from dhhpc.scaling.fits.fitted import Fit
 from dhhpc.scaling.reports.fit_wording import NAMES
+from dhhpc.scaling.studies.gains import interval_name
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
 from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
 from dhhpc.scaling.studies.results import Point, Results, Row
@@ -109,7 +110,8 @@ def plot_kind(axes: Any, rows: Sequence[AnyRow], figure: str, name: str, color: 
     above = [
         max(0.0, each.high - value) if each else 0.0 for value, each in zip(values, intervals, strict=True)
     ]
-    label = name or ("measured, 95 % interval" if any(intervals) else "measured")
+    known = interval_name(row.confidence for row in rows)
+    label = name or (f"measured, {known}" if any(intervals) else "measured")
     axes.errorbar(
         ranks, values, [below, above], fmt=f"{marker}-", capsize=3, elinewidth=1, color=color, label=label
     )

@@ -21,6 +21,7 @@ from dhhpc.scaling.reports.report import (
     report,
     template_named,
 )
+from dhhpc.scaling.studies.gains import interval_name
 from dhhpc.scaling.studies.preprocessing_results import (
     PreprocessedPoint,
     PreprocessingResults,
@@ -111,6 +112,7 @@ def render_preprocessing(template: str, results: PreprocessingResults, images: d
         parameter_names=PARAMETERS | UNIT,
         preferred=preferred(results.fits),
         with_intervals=any(row.seconds_interval for row in results.rows),
+        interval_name=interval_name(row.confidence for row in results.rows),
         energy_unknown=next((point.energy for point in finished if point.joules is None), None),
         energy_known=next((point.energy for point in finished if point.joules is not None), None),
         setting=setting(results),

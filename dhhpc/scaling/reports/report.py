@@ -26,6 +26,7 @@ from dhhpc.scaling.reports.plots import draw
 from dhhpc.scaling.reports.wording import caveats, findings
 from dhhpc.scaling.studies.examples import read_examples
 from dhhpc.scaling.studies.forecast_document import StudyForecast
+from dhhpc.scaling.studies.gains import interval_name
 from dhhpc.scaling.studies.kinds import kind_of
 from dhhpc.scaling.studies.results import Point, Results, read_results
 
@@ -152,6 +153,7 @@ def render(template: str, results: Results, images: dict[str, str]) -> str:
         kind_cell=lambda row: kind_cell(kind_of(row, results.rows), html) if of_kinds else "",
         circumstances=lambda point: circumstances(point, html),
         with_intervals=any(row.totm_interval for row in results.rows),
+        interval_name=interval_name(row.confidence for row in results.rows),
         energy_unknown=next((point.energy for point in finished if point.joules is None), None),
         energy_known=next((point.energy for point in finished if point.joules is not None), None),
         setting=setting(results.experiment)

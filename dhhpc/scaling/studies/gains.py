@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from dhhpc.scaling.bootstrap import (
     medians_drawn,
     most_confidence,
 )
+from dhhpc.training.statistics import CONFIDENCE
 
 
 class Interval(Document):
@@ -106,3 +107,13 @@ def of_both_ends(gained: Interval | None, figure: Callable[[float], float]) -> I
         return None
     low, high = sorted(figure(end) for end in (gained.low, gained.high))
     return Interval(low=low, high=high)
+
+
+def interval_name(confidences: Iterable[float | None]) -> str:
+    """What intervals are called: "95 % interval", or of the confidence that so few runs can have at most.
+
+    Args:
+        confidences: `Times.confidence` of every row; None of those without an interval.
+    """
+    known = [each for each in confidences if each is not None]
+    return f"{min([CONFIDENCE, *known]):.0%} interval".replace("%", " %")
