@@ -140,4 +140,6 @@ def test_its_experiment_trains_predicts_and_is_reported(prepared, tmp_path):
     assert "On the test images the accuracy is" in page
     assert "<th>AUC</th>" in page
     assert "Dice overlap" not in page
+    head = '<th class="text">class, on the test split</th>'
+    assert f"{head}<th>precision</th><th>recall</th><th>F1</th><th>AUC</th></tr>" in page
     assert not (tmp_path / "run" / "plots" / "masks.png").exists()

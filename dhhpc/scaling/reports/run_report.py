@@ -52,6 +52,7 @@ def run_report(folder: Path | str, create: CreateNetwork) -> Path:
     plots = draw(record, create)
     images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.items()}
     splits = record.metrics()
+    classes = splits.get("test", {}).get("classes", {})
     page = template_named("run_report.html.j2").render(
         run=record.content,
         history=history,
@@ -62,7 +63,12 @@ def run_report(folder: Path | str, create: CreateNetwork) -> Path:
             for key, name in MORE_METRICS[task].items()
             if any(key in values for values in splits.values())
         },
-        classes=splits.get("test", {}).get("classes", {}),
+        classes=classes,
+        class_metrics={
+            key: name
+            for key, name in MORE_METRICS[task].items()
+            if any(key in values for values in classes.values())
+        },
         parts=times(history),
         caveats=caveats(record),
         setting=setting(record.content["experiment"]),
