@@ -174,10 +174,9 @@ def tell(record: JobRecord) -> None:
     """A submitted job for people."""
     array = f", an array of {record.tasks} tasks" if record.tasks else ""
     behind = f", after {', '.join(record.after)}" if record.after else ""
-    print(
-        f"submitted job {record.id} to {record.site}: {record.name}, {record.ranks} ranks on {record.nodes} "
-        f"nodes{array}{behind}"
-    )
+    ranks = f"{record.ranks} rank{'s' if record.ranks > 1 else ''}"
+    nodes = f"{record.nodes} node{'s' if record.nodes > 1 else ''}"
+    print(f"submitted job {record.id} to {record.site}: {record.name}, {ranks} on {nodes}{array}{behind}")
     print(f"  script: {record.script}")
     print("\n".join(f"  log:    {log}" for log in record.logs))
     print(f"  follow it: dhhpc jobs list; dhhpc jobs logs {record.id}; dhhpc jobs cancel {record.id}")
