@@ -28,7 +28,8 @@ def cores_per_rank(world: World) -> int:
 
     All ranks must call this.
     """
-    return max(1, cores_here(world) // world.local_size)
+    masks = masks_here(world)
+    return max(1, len({core for _, mask in masks for core in mask}) // len(masks))
 
 
 def cores_here(world: World) -> int:
@@ -48,7 +49,7 @@ def pin_to_cores(world: World) -> set[int]:
     """
     mine = sorted(os.sched_getaffinity(0))
     sharing = sorted(rank for rank, mask in masks_here(world) if mask == mine)
-    part = own_part(mine, sharing.index(world.local_rank), len(sharing))
+    part = own_part(mine, sharing.index(world.rank), len(sharing))
     if part != mine:
         # A mask is a thread's, and BLAS has started its threads when it was loaded.
         for thread in os.listdir("/proc/self/task"):
@@ -58,8 +59,11 @@ def pin_to_cores(world: World) -> set[int]:
 
 
 def masks_here(world: World) -> list[tuple[int, list[int]]]:
-    """(local rank, cores it may run on) of every rank of this machine."""
-    mine = (world.host, world.local_rank, sorted(os.sched_getaffinity(0)))
+    """(rank, cores it may run on) of every rank of this machine.
+
+    By the name of the machine: MPI takes virtual nodes, and containers, for machines of their own.
+    """
+    mine = (world.host, world.rank, sorted(os.sched_getaffinity(0)))
     return [(rank, mask) for host, rank, mask in world.allgather_object(mine) if host == world.host]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ class World:
         rank, size: this process's number from 0, and how many there are.
         host: the name of this machine.
         local_rank, local_size: the same among the ranks that share this machine's memory.
-        crowded: whether, on any machine, these are more than the cores that they may run on.
+        crowded: whether, on any machine, ranks are more than the cores that they may run on.
         launcher: what started the ranks.
         whole: the world that this one is a part of, which counts for it; None for the whole.
         failure_communicator: a second mpi4py communicator for `failing_together`; None in a world of one,
@@ -104,10 +105,15 @@ class World:
             self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
             node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
             self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
-            cores = set().union(*node.allgather(os.sched_getaffinity(0)))
             node.Free()
+            # By name, as MPI takes virtual nodes and containers for machines of their own. Two names may have
+            # one checksum.
+            here = communicator.Split(zlib.crc32(self.host.encode()) & 0x7FFFFFFF)
+            known = here.allgather((self.host, os.sched_getaffinity(0)))
+            here.Free()
+            masks = [mask for host, mask in known if host == self.host]
             # All ranks must agree, as they meet before collectives or do not.
-            self.crowded = bool(communicator.allreduce(self.local_size > len(cores), op=MPI.LOR))
+            self.crowded = bool(communicator.allreduce(len(masks) > len(set().union(*masks)), op=MPI.LOR))
             if self.crowded:
                 self._meeting = communicator.Dup()
 

@@ -57,6 +57,16 @@ def test_ranks_divide_the_cores():
 
 
 @two_cores
+def test_ranks_that_mpi_takes_for_other_machines_divide_the_cores_too():
+    """As it does those of virtual nodes; MPICH is told to take every rank for one."""
+    apart = PROGRAM.replace("world = connect()", "world = connect(); assert world.local_size == 1")
+    rows = run([*mpiexec(2), sys.executable, "-c", apart], 2, MPIR_CVAR_NOLOCAL="1")
+    masks = [mask for _, (mask,) in rows]
+    assert sorted(masks[0] + masks[1]) == CORES
+    assert [threads for threads, _ in rows] == [len(CORES) // 2] * 2
+
+
+@two_cores
 def test_ranks_that_are_bound_stay_where_they_are():
     launcher = mpiexec(2)[:-2]
     bound = [["-n", "1", "taskset", "-c", str(core), *RANK] for core in CORES[1::-1]]
