@@ -28,8 +28,8 @@ def cores_per_rank(world: World) -> int:
 
     All ranks must call this.
     """
-    masks = masks_here(world)
-    return max(1, len({core for _, mask in masks for core in mask}) // len(masks))
+    masks = world.allgather_here(os.sched_getaffinity(0))
+    return max(1, len(set().union(*masks)) // len(masks))
 
 
 def cores_here(world: World) -> int:
@@ -38,7 +38,7 @@ def cores_here(world: World) -> int:
     A launcher may bind each rank to its own cores or let all run everywhere: the union of the affinity masks
     on a machine is right for both.
     """
-    return len({core for _, mask in masks_here(world) for core in mask})
+    return len(set().union(*world.allgather_here(os.sched_getaffinity(0))))
 
 
 def pin_to_cores(world: World) -> set[int]:
@@ -48,7 +48,7 @@ def pin_to_cores(world: World) -> set[int]:
     nobody and keeps them; so do ranks that are more than their cores.
     """
     mine = sorted(os.sched_getaffinity(0))
-    sharing = sorted(rank for rank, mask in masks_here(world) if mask == mine)
+    sharing = [rank for rank, mask in world.allgather_here((world.rank, mine)) if mask == mine]
     part = own_part(mine, sharing.index(world.rank), len(sharing))
     if part != mine:
         # A mask is a thread's, and BLAS has started its threads when it was loaded.
@@ -56,15 +56,6 @@ def pin_to_cores(world: World) -> set[int]:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.sched_setaffinity(int(thread), part)
     return set(part)
-
-
-def masks_here(world: World) -> list[tuple[int, list[int]]]:
-    """(rank, cores it may run on) of every rank of this machine.
-
-    By the name of the machine: MPI takes virtual nodes, and containers, for machines of their own.
-    """
-    mine = (world.host, world.rank, sorted(os.sched_getaffinity(0)))
-    return [(rank, mask) for host, rank, mask in world.allgather_object(mine) if host == world.host]
 
 
 def core_list(cores: Sequence[int]) -> str:

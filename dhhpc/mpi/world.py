@@ -92,6 +92,7 @@ class World:
         self.crowded = False
         # Apart from barriers: ranks that are in different collectives must not pass on.
         self._meeting: Any = None
+        self._here: Any = None
         self.hierarchy: Hierarchy | None = None
         self.messages = 0
         self.bytes_sent = 0
@@ -106,12 +107,8 @@ class World:
             node = communicator.Split_type(MPI.COMM_TYPE_SHARED)
             self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
             node.Free()
-            # By name, as MPI takes virtual nodes and containers for machines of their own. Two names may have
-            # one checksum.
-            here = communicator.Split(zlib.crc32(self.host.encode()) & 0x7FFFFFFF)
-            known = here.allgather((self.host, os.sched_getaffinity(0)))
-            here.Free()
-            masks = [mask for host, mask in known if host == self.host]
+            self._here = communicator.Split(zlib.crc32(self.host.encode()) & 0x7FFFFFFF)
+            masks = self.allgather_here(os.sched_getaffinity(0))
             # All ranks must agree, as they meet before collectives or do not.
             self.crowded = bool(communicator.allreduce(len(masks) > len(set().union(*masks)), op=MPI.LOR))
             if self.crowded:
@@ -221,6 +218,16 @@ class World:
             self._meet()
             gathered: list[Any] = self._communicator.allgather(value)
         return gathered
+
+    def allgather_here(self, value: Any) -> list[Any]:
+        """The picklable values of the ranks of this machine, in rank order, on each of them. Not counted.
+
+        By the machine's name: MPI takes virtual nodes, and containers, for machines of their own.
+        """
+        if self._communicator is None:
+            return [value]
+        known = self._here.allgather((self.host, value))
+        return [each for host, each in known if host == self.host]  # two names may have one checksum
 
     def exchange(self, outgoing: Mapping[int, Array], incoming: Mapping[int, Array]) -> None:
         """Send arrays to some ranks while others' arrive; only these ranks take part.
