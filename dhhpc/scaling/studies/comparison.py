@@ -22,7 +22,7 @@ import numpy as np
 
 from dhhpc.documents import Document
 from dhhpc.errors import DhhpcError
-from dhhpc.scaling.studies.results import Key, Point, Results
+from dhhpc.scaling.studies.results import Key, Point, Results, repeats
 from dhhpc.scaling.studies.tasks import layout
 from dhhpc.training.experiment import differences
 from dhhpc.training.statistics import student_quantile
@@ -93,14 +93,14 @@ def compare(before: Results, after: Results) -> Comparison:
     Raises:
         DhhpcError: the studies share no point, or none was repeated, so that chance is unknown.
     """
-    sides = points_of(before), points_of(after)
+    sides = repeats(before.points), repeats(after.points)
     shared = [key for key in sides[0] if key in sides[1]]
     if not shared:
         raise DhhpcError("the studies share no finished point of the same variant, threads, nodes and ranks")
     groups = [(sides[0][key], sides[1][key]) for key in shared]
-    repeats = repeats_in_turn(groups)
-    in_turn = len(repeats) > 1
-    deviation, overall, each = paired(groups, repeats) if in_turn else pooled(groups)
+    numbers = repeats_in_turn(groups)
+    in_turn = len(numbers) > 1
+    deviation, overall, each = paired(groups, numbers) if in_turn else pooled(groups)
     points = []
     for (variant, threads, nodes, ranks), group, estimate in zip(shared, groups, each, strict=True):
         medians = [float(np.median(list(seconds_of(side).values()))) for side in group]
@@ -125,15 +125,6 @@ def compare(before: Results, after: Results) -> Comparison:
     )
 
 
-def points_of(results: Results) -> dict[Key, list[Point]]:
-    """The finished runs of each point."""
-    found: dict[Key, list[Point]] = {}
-    for point in results.points:
-        if point.totm is not None and point.threads is not None:
-            found.setdefault((point.variant, point.threads, point.nodes, point.ranks), []).append(point)
-    return found
-
-
 def seconds_of(points: Sequence[Point]) -> dict[int, float]:
     """totm by repeat."""
     return {point.repeat: point.totm for point in points if point.totm is not None}
@@ -153,16 +144,14 @@ def repeats_in_turn(groups: Sequence[Group]) -> list[int]:
     return sorted(whole) if all(max(one) < min(other) for one, other in pairwise(began)) else []
 
 
-def paired(groups: Sequence[Group], repeats: Sequence[int]) -> tuple[float, Estimate, list[Estimate]]:
+def paired(groups: Sequence[Group], numbers: Sequence[int]) -> tuple[float, Estimate, list[Estimate]]:
     """The deviation of the repeats' ratios over all points, the change over all of them, and of each."""
-    logarithms = np.log([[[seconds_of(side)[n] for n in repeats] for side in group] for group in groups])
+    logarithms = np.log([[[seconds_of(side)[n] for n in numbers] for side in group] for group in groups])
     changes = logarithms[:, 1] - logarithms[:, 0]  # (points, repeats)
-    deviations = np.array([*changes.std(axis=1, ddof=1), changes.mean(axis=0).std(ddof=1)])
-    halves = student_quantile(len(repeats) - 1) * deviations / math.sqrt(len(repeats))
-    each = [
-        Estimate(float(mean), float(half)) for mean, half in zip(changes.mean(axis=1), halves, strict=False)
-    ]
-    return float(deviations[-1]), Estimate(float(changes.mean()), float(halves[-1])), each
+    wide = student_quantile(len(numbers) - 1) / math.sqrt(len(numbers))
+    deviation = float(changes.mean(axis=0).std(ddof=1))
+    each = [Estimate(float(row.mean()), wide * float(row.std(ddof=1))) for row in changes]
+    return deviation, Estimate(float(changes.mean()), wide * deviation), each
 
 
 def pooled(groups: Sequence[Group]) -> tuple[float, Estimate, list[Estimate]]:

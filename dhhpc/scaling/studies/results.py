@@ -260,6 +260,15 @@ def write_results(folder: Path | str, results: Results) -> None:
     write_json(Path(folder) / RESULTS_NAME, results.model_dump(mode="json"))
 
 
+def repeats(points: Sequence[Point]) -> dict[Key, list[Point]]:
+    """The finished runs that are repeats of each other."""
+    found: dict[Key, list[Point]] = {}
+    for point in points:
+        if point.totm is not None and point.threads is not None:
+            found.setdefault((point.variant, point.threads, point.nodes, point.ranks), []).append(point)
+    return found
+
+
 def table(points: Sequence[Point], mode: str) -> list[Row]:
     """A row for every variant, number of threads, of nodes and of ranks with a finished run.
 
@@ -267,10 +276,7 @@ def table(points: Sequence[Point], mode: str) -> list[Row]:
     is, which variants that tell how ranks average share; or else the fewest ranks of the variant on the
     fewest nodes.
     """
-    measured: dict[Key, list[Point]] = {}
-    for point in points:
-        if point.totm is not None and point.threads is not None:
-            measured.setdefault((point.variant, point.threads, point.nodes, point.ranks), []).append(point)
+    measured = repeats(points)
     rows: list[Row] = []
     timed: dict[Key, Times] = {}
     variants = list(dict.fromkeys(point.variant for point in points))
