@@ -10,12 +10,11 @@ ranks. Prints the measured and the forecast seconds of each, and the median erro
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from dhhpc.benchmarks.command import call
 from dhhpc.benchmarks.squares import write_experiment, write_shards
 
 IMAGES, SIZE = 512, 64
@@ -31,19 +30,6 @@ FORECAST: dict[str, tuple[int, dict[str, Any]]] = {
     "four": (4, FIXED),
     "four-levels": (4, {"method": "two-level", "near_period": 2, "period": 8, "ranks_per_group": 2}),
 }
-
-
-def call(*words: str | int | Path, shown: bool = False) -> None:
-    """`dhhpc` with these words; its output is kept back unless it is `shown`, or fails."""
-    process = subprocess.run(
-        [sys.executable, "-m", "dhhpc", *map(str, words)],
-        stdout=None if shown else subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        sys.exit(process.stdout or 1)
 
 
 def measure(folder: Path, epochs: int) -> None:
@@ -99,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.output is not None:
         options.output.mkdir(parents=True)
-        measure(options.output, options.epochs)
+        measure(options.output.resolve(), options.epochs)
         return
     with tempfile.TemporaryDirectory() as name:
         measure(Path(name), options.epochs)

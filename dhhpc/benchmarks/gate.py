@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 
-import dhhpc
+from dhhpc.benchmarks.command import BUILD, call
 from dhhpc.benchmarks.squares import write_experiment, write_shards
 from dhhpc.scaling.studies.results import read_results
 
-BUILD = Path(dhhpc.__file__).resolve().parents[1]
 IMAGES, SIZE, REPEATS = 256, 64, 5
 # Put at the end of the model's module in the copy.
 SLEEP = """
@@ -52,28 +48,12 @@ def slowed_build(folder: Path, share: float) -> Path:
     return folder
 
 
-def call(*words: object, build: Path = BUILD) -> subprocess.CompletedProcess[str]:
-    """`dhhpc` of a build with these words, all of whose paths are absolute."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(build), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.run(
-        [sys.executable, "-m", "dhhpc", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=build,
-        check=False,
-    )
-    if process.returncode and not process.stdout:
-        sys.exit(process.stderr)
-    return process
-
-
 def write_study(folder: Path) -> Path:
     """A small U-Net on two ranks, some seconds a run. Loading kernels is no part of totm: no warm-up."""
     write_shards(folder / "shards", IMAGES, SIZE)
     parallel = {"method": "fixed", "period": 8}
     experiment = folder / "experiment.yml"
-    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=3, threads=1, parallel=parallel)
+    write_experiment(experiment, [8, 16, 32], batch_size=16, epochs=10, threads=1, parallel=parallel)
     study = {
         "name": "gate",
         "experiment": "experiment.yml",
@@ -87,7 +67,7 @@ def write_study(folder: Path) -> Path:
 
 def compared(before: Path, after: Path) -> tuple[bool, float]:
     """Whether the exit code of `--compare` says that it is slower, and the ratio of times."""
-    process = call("scale", "report", after, "--compare", before, "--json")
+    process = call("scale", "report", after, "--compare", before, "--json", codes=(0, 1))
     return process.returncode == 1, json.loads(process.stdout)["overall"]["ratio"]
 
 

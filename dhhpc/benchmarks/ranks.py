@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+from dhhpc.benchmarks.command import start
 from dhhpc.benchmarks.squares import write_experiment, write_shards
 
 IMAGES, SIZE, EPOCHS = 32, 256, 2
@@ -40,13 +40,7 @@ def peak_memory(run: Path) -> int:
 
 def measure(experiment: Path, ranks: int, run: Path) -> tuple[float, int]:
     """Images a second over all epochs, and the peak memory of a rank in bytes."""
-    command = ["train", experiment, "--ranks", ranks, "--threads", 1, "--output", run]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dhhpc", *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("train", experiment, "--ranks", ranks, "--threads", 1, "--output", run)
     peaks = [0]
 
     def watch() -> None:

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dhhpc.benchmarks.command import start
 from dhhpc.benchmarks.squares import write_experiment, write_shards
 
 IMAGES, SIZE = 512, 64
@@ -76,13 +77,8 @@ def over_ideal(epoch: dict[str, Any]) -> float:
 
 def measure(experiment: Path, split: str, ranks: int, run: Path) -> float:
     """The median of `over_ideal` over the epochs that count."""
-    settings = ["--set", f"parallel.split={split}", "--output", str(run)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dhhpc", "train", str(experiment), "--ranks", str(ranks), *settings],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    setting = f"parallel.split={split}"
+    process = start("train", experiment, "--ranks", ranks, "--set", setting, "--output", run)
     wait_for(run, FREE, process)
     slow = json.loads((run / "run.json").read_text())["processes"][-1]
     with slowed(int(slow.rpartition(":")[2])):
