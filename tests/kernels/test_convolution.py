@@ -71,6 +71,16 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+@st.composite
+def pointwise_cases(draw: st.DrawFn) -> Case:
+    dimensions = draw(st.integers(1, 3))
+    size = tuple(draw(st.integers(1, 30 if dimensions < 3 else 9)) for _ in range(dimensions))
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(dimensions))
+    channels, kernels = draw(st.integers(1, 60)), draw(st.integers(1, 20))
+    groups, ones, zeros = draw(st.integers(1, 2)), (1,) * dimensions, (0,) * dimensions
+    return Case(draw(st.integers(1, 20)), channels, kernels, groups, size, ones, stride, zeros, ones)
+
+
 def guarded_workspace(size: int) -> np.ndarray:
     """NaN, and behind the asked size a strip that no kernel may touch."""
     workspace = np.full(size + GUARD, np.nan, np.float32)
@@ -126,6 +136,21 @@ ALGORITHMS = pytest.mark.parametrize("algorithm", ["auto", "direct", "product"])
 @example(case=Case(3, 70, 30, 1, (11, 23), (3, 3), (2, 2), (1, 1)))
 @example(case=Case(1, 300, 50, 1, (5, 5), (1, 1)))
 def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DHHPC_CONVOLUTION", algorithm)
+        ours, theirs = convolve(case, kernels, draw, poisoned)
+    for name in theirs:
+        assert_close(ours[name], theirs[name])
+
+
+@ALGORITHMS
+@PROFILE
+@given(case=pointwise_cases())
+@example(case=Case(3, 110, 10, 1, (37, 41), (1, 1)))  # several runs of pixels, bands and pieces
+@example(case=Case(3, 20, 30, 1, (57, 56), (1, 1), (2, 2)))
+@example(case=Case(60, 8, 9, 2, (3, 5), (1, 1)))  # more tails than are summed at once
+@example(case=Case(50, 6, 7, 1, (5, 9), (1, 1), (2, 2)))
+def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DHHPC_CONVOLUTION", algorithm)
         ours, theirs = convolve(case, kernels, draw, poisoned)
@@ -221,6 +246,8 @@ def test_convolution_gradients_by_finite_differences(case, kernels, draw, poison
     [
         Case(3, 12, 20, 1, (33, 35), (3, 3), (1, 1), (1, 1)),
         Case(2, 4, 6, 2, (21, 20), (3, 3), (2, 2), (1, 1)),
+        Case(3, 20, 30, 1, (33, 35), (1, 1)),
+        Case(3, 20, 30, 1, (33, 35), (1, 1), (2, 2)),
     ],
 )
 @ALGORITHMS

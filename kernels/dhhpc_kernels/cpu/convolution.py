@@ -10,14 +10,14 @@ from dhhpc_kernels.cpu.convolutions import (
     depthwise_convolution,
     direct_convolution,
     implicit_convolution,
-    sampled_convolution,
+    pointwise_gradient,
     winograd_convolution,
 )
 from dhhpc_kernels.cpu.convolutions.algorithms import (
     DEPTHWISE,
     DIRECT,
     PRODUCT,
-    SAMPLED,
+    SUMS,
     choose_backward,
     choose_forward,
     choose_weights,
@@ -31,7 +31,7 @@ _OTHERS = {
     DIRECT: direct_convolution,
     DEPTHWISE: depthwise_convolution,
     PRODUCT: implicit_convolution,
-    SAMPLED: sampled_convolution,
+    SUMS: pointwise_gradient,
 }
 
 

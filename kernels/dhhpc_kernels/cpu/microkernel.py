@@ -5,7 +5,7 @@ over the whole loop, so the multiply-add units stay busy (Goto and van de Geijn 
 A block is ROWS x VECTORS sums: with the loaded operands it just fills the register file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -43,11 +43,6 @@ class Emitter:
             ir.FunctionType(_VECTOR, [_VECTOR] * 3),
             f"llvm.fmuladd.v{LANES}f32",
         )
-        self.reduce = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR]),
-            f"llvm.vector.reduce.fadd.v{LANES}f32",
-        )
 
     def load(self, pointer: ir.Value) -> ir.Value:
         return self.builder.load(self.builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
@@ -55,13 +50,16 @@ class Emitter:
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
 
-    def broadcast(self, pointer: ir.Value) -> ir.Value:
+    def shuffle(self, first: ir.Value, second: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """The lanes of two vectors, numbered one after the other, in a new order."""
+        order = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        return self.builder.shuffle_vector(first, second, order)
+
+    def broadcast(self, value: ir.Value) -> ir.Value:
+        """A vector of one float."""
         undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = self.builder.insert_element(
-            undefined, self.builder.load(pointer), ir.Constant(ir.IntType(32), 0)
-        )
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return self.builder.shuffle_vector(first, undefined, zeros)
+        first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle(first, undefined, [0] * LANES)
 
     def sums(
         self,
@@ -143,7 +141,7 @@ def _multiply_tile(
             row = builder.gep(weights, [builder.mul(k, index(ROWS))])
             updated = []
             for i in range(ROWS):
-                factor = emit.broadcast(builder.gep(row, [index(i)]))
+                factor = emit.broadcast(builder.load(builder.gep(row, [index(i)])))
                 for v in range(VECTORS):
                     updated.append(
                         builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
@@ -202,7 +200,7 @@ def _emit_rows(context: Any, builder: ir.IRBuilder, kinds: Any, arguments: Any, 
         here = builder.load(builder.gep(steps, [k]))
         updated = []
         for i in range(ROWS):
-            factor = emit.broadcast(builder.gep(lines[i], [here]))
+            factor = emit.broadcast(builder.load(builder.gep(lines[i], [here])))
             for v in range(vectors):
                 updated.append(builder.call(emit.multiply_add, [factor, columns[v], sums[i * vectors + v]]))
         return updated
@@ -276,75 +274,6 @@ def _multiply_columns(
     return signature, generate
 
 
-def _add_products(
-    typing_context: Any,
-    rows: Any,
-    row: Any,
-    row_pitch: Any,
-    source: Any,
-    offsets: Any,
-    offset: Any,
-    length: Any,
-    target: Any,
-    start: Any,
-    pitch: Any,
-) -> tuple[Any, Any]:
-    """target[start + i*pitch + v] += sum over p of rows[row + i*row_pitch + p] * source[offset_v + p].
-
-    i below ROWS, v below VECTORS, p below length rounded up to LANES, offset_v = offsets[offset + v].
-    """
-    signature = types.void(
-        FLOATS,
-        types.int64,
-        types.int64,
-        FLOATS,
-        INDICES,
-        types.int64,
-        types.int64,
-        FLOATS,
-        types.int64,
-        types.int64,
-    )
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        rows, row, row_pitch, source, offsets, offset, length, target, start, pitch = arguments
-        array_types = signature.args
-        emit = Emitter(builder)
-        rows = pointer_at(context, builder, array_types[0], rows, row)
-        offsets = pointer_at(context, builder, array_types[4], offsets, offset)
-        target = pointer_at(context, builder, array_types[7], target, start)
-        lines = [builder.gep(rows, [builder.mul(row_pitch, index(i))]) for i in range(ROWS)]
-        pixels = [
-            pointer_at(
-                context, builder, array_types[3], source, builder.load(builder.gep(offsets, [index(v)]))
-            )
-            for v in range(VECTORS)
-        ]
-
-        def body(p: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            columns = [emit.load(builder.gep(pointer, [p])) for pointer in pixels]
-            updated = []
-            for i in range(ROWS):
-                factor = emit.load(builder.gep(lines[i], [p]))
-                for v in range(VECTORS):
-                    updated.append(
-                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
-                    )
-            return updated
-
-        sums = emit.sums([_ZEROS] * (ROWS * VECTORS), length, LANES, body)
-        zero = ir.Constant(_FLOAT, 0.0)
-        for i in range(ROWS):
-            for v in range(VECTORS):
-                place = builder.gep(target, [builder.add(builder.mul(pitch, index(i)), index(v))])
-                total = builder.call(emit.reduce, [zero, sums[i * VECTORS + v]], fastmath=("reassoc",))
-                builder.store(builder.fadd(builder.load(place), total), place)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
 multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
 multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)
-add_products: Callable[..., None] = intrinsic(_add_products)

@@ -15,11 +15,6 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 _LANE = ir.IntType(32)
 
 
-def _shuffle(builder: ir.IRBuilder, first: ir.Value, second: ir.Value, lanes: list[int]) -> ir.Value:
-    """The lanes of two vectors, numbered one after the other, in a new order."""
-    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_LANE, len(lanes)), lanes))
-
-
 def _transpose(
     typing_context: Any, source: Any, place: Any, pitch: Any, target: Any, start: Any, target_pitch: Any
 ) -> tuple[Any, Any]:
@@ -40,8 +35,8 @@ def _transpose(
                     first = [lane if not lane & size else LANES + lane - size for lane in range(LANES)]
                     second = [lane + size if not lane & size else LANES + lane for lane in range(LANES)]
                     rows[i], rows[i + size] = (
-                        _shuffle(builder, upper, lower, first),
-                        _shuffle(builder, upper, lower, second),
+                        emit.shuffle(upper, lower, first),
+                        emit.shuffle(upper, lower, second),
                     )
             size //= 2
         for i, row in enumerate(rows):
@@ -79,7 +74,7 @@ def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, star
         emit = Emitter(builder)
         source = pointer_at(context, builder, signature.args[0], source, place)
         first, second = emit.load(source), emit.load(builder.gep(source, [index(LANES)]))
-        values = _shuffle(builder, first, second, list(range(0, 2 * LANES, 2)))
+        values = emit.shuffle(first, second, list(range(0, 2 * LANES, 2)))
         emit.store(values, pointer_at(context, builder, signature.args[2], target, start))
         return context.get_dummy_value()
 
@@ -118,12 +113,36 @@ def _stream(
         source, place, add, target, start = arguments
         emit = Emitter(builder)
         value = emit.load(pointer_at(context, builder, signature.args[0], source, place))
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, add, ir.Constant(_LANE, 0))
-        value = builder.fadd(value, _shuffle(builder, first, undefined, [0] * LANES))
+        value = builder.fadd(value, emit.broadcast(add))
         place = pointer_at(context, builder, signature.args[3], target, start)
         store = builder.store(value, builder.bitcast(place, _VECTOR.as_pointer()), align=4 * LANES)
         store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_LANE, 1)]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _interleave(
+    typing_context: Any, source: Any, first: Any, second: Any, add: Any, target: Any, start: Any
+) -> tuple[Any, Any]:
+    """target[start + 2*i] = source[first + i] + add, target[start + 2*i + 1] = source[second + i] + add.
+
+    i below LANES.
+    """
+    signature = types.void(FLOATS, types.int64, types.int64, types.float32, FLOATS, types.int64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, first, second, add, target, start = arguments
+        emit = Emitter(builder)
+        added = emit.broadcast(add)
+        one, other = (
+            builder.fadd(emit.load(pointer_at(context, builder, signature.args[0], source, place)), added)
+            for place in (first, second)
+        )
+        target = pointer_at(context, builder, signature.args[4], target, start)
+        for half in range(2):
+            lanes = [(half * LANES + lane) // 2 + lane % 2 * LANES for lane in range(LANES)]
+            emit.store(emit.shuffle(one, other, lanes), builder.gep(target, [index(half * LANES)]))
         return context.get_dummy_value()
 
     return signature, generate
@@ -156,3 +175,4 @@ copy_columns: Callable[..., None] = intrinsic(_copy(COLUMNS))
 copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)
 stream: Callable[..., None] = intrinsic(_stream)
+interleave: Callable[..., None] = intrinsic(_interleave)

@@ -12,10 +12,10 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     backward_correlation,
     forward_correlation,
 )
-from dhhpc_kernels.cpu.convolutions.sampled_convolution import is_sampled
+from dhhpc_kernels.cpu.convolutions.pointwise_gradient import is_strided_pointwise
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT, DEPTHWISE, PRODUCT, SAMPLED = 0, 1, 3, 5
+DIRECT, DEPTHWISE, PRODUCT, SUMS = 0, 1, 3, 5
 TILES = (2, 4)  # of Winograd's algorithm
 _FORCED = {"direct": DIRECT, "product": PRODUCT}
 
@@ -67,12 +67,12 @@ def choose_forward(shape: Geometry) -> int:
 
 
 def choose_backward(shape: Geometry) -> int:
-    """The same, or SAMPLED, for the gradient by x."""
+    """The same for the gradient by x."""
     return _choose_backward(shape, _setting())
 
 
 def choose_weights(shape: Geometry) -> int:
-    """The same, or SAMPLED, for the gradient by the weights."""
+    """The same, or SUMS, for the gradient by the weights."""
     return _choose_weights(shape, _setting())
 
 
@@ -89,8 +89,6 @@ def _choose_forward(shape: Geometry, setting: str) -> int:
 def _choose_backward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
-    if is_sampled(shape) and setting not in _FORCED:
-        return SAMPLED
     if _suited(shape):
         tile = _cheapest(shape.channels, shape.kernels * shape.kernel[0], shape.size[1:], setting)
         if tile != DIRECT:
@@ -102,8 +100,8 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
 def _choose_weights(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
-    if is_sampled(shape) and setting not in _FORCED:
-        return SAMPLED
+    if is_strided_pointwise(shape) and setting not in _FORCED:
+        return SUMS
     tile = _winograd_forward(shape, setting)
     if tile or setting in _FORCED:
         return tile or _FORCED[setting]
@@ -134,7 +132,7 @@ def _cheaper_correlation(correlation: Correlation, source: Pair, setting: str) -
     if setting in _FORCED:
         return _FORCED[setting]
     taps = [tap for phase in correlation.taps for tap in phase]
-    if len(taps) == 1 and correlation.source_step == (1, 1) == correlation.target_step:
+    if len(taps) == 1 and correlation.source_step == (1, 1):
         return PRODUCT  # nothing need be gathered
     rows, columns = correlation.grid
     span = max(column for _, _, column in taps) - min(column for _, _, column in taps)
@@ -145,7 +143,9 @@ def _cheaper_correlation(correlation: Correlation, source: Pair, setting: str) -
     direct = run * products / (_DIRECT_EFFICIENCY if many else _PRODUCTS_EFFICIENCY)
     step = correlation.source_step[0] * correlation.source_step[1]
     copying = _COPY_CYCLES * step / len(taps)
-    gathered = products / _PRODUCTS_EFFICIENCY + _gathering(correlation, source)
+    # What several phases' taps meet is gathered once.
+    once = len({tap[1:] for tap in taps}) / len(taps)
+    gathered = products / _PRODUCTS_EFFICIENCY + once * _gathering(correlation, source)
     return DIRECT if direct + copying < gathered else PRODUCT
 
 
@@ -171,6 +171,6 @@ def describe(algorithm: int) -> str:
         DIRECT: "direct",
         DEPTHWISE: "depthwise",
         PRODUCT: "implicit product",
-        SAMPLED: "product of samples",
+        SUMS: "sums along pixels",
     }
     return names.get(algorithm, f"winograd {algorithm}x{algorithm}")

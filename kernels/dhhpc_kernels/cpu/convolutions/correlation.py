@@ -16,7 +16,8 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.blocked_product import DEPTH, multiply_block, tiles, windows
 from dhhpc_kernels.cpu.convolutions.copying import copy_floats
 from dhhpc_kernels.cpu.convolutions.geometry import Correlation, Pair, Planes
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products
+from dhhpc_kernels.cpu.line_products import add_products
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS
 from dhhpc_kernels.cpu.vector_moves import copy_second
 from dhhpc_kernels.turns import take_turn
 

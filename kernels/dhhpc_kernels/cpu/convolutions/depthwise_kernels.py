@@ -56,12 +56,6 @@ Value = Any
 class _Loops(Lanes):
     """Loops that sum vectors."""
 
-    def repeat(self, value: Value) -> Value:
-        """The vector of a number."""
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(first, undefined, [0] * LANES)
-
     def fused(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c."""
         return self.builder.call(self.multiply_add, [a, b, c])
@@ -128,7 +122,7 @@ def _sum_taps(
         emit = _Loops(builder)
         factors, offsets = emit.at(factors), emit.at(offsets, _INDEX)
         source, target = emit.at(source), emit.at(target)
-        initial = emit.repeat(initial)
+        initial = emit.broadcast(initial)
 
         def sum_phase(
             taps: int,
@@ -143,7 +137,8 @@ def _sum_taps(
 
             def body(k: Value, sums: list[Value]) -> list[Value]:
                 factor = [
-                    emit.broadcast(builder.gep(factors, [builder.add(k, index(r))])) for r in range(taps)
+                    emit.broadcast(builder.load(builder.gep(factors, [builder.add(k, index(r))])))
+                    for r in range(taps)
                 ]
                 line = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
                 sums = list(sums)

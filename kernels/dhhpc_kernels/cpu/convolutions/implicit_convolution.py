@@ -70,14 +70,14 @@ def _even_chunk(panels: int, most: int, workers: int) -> int:
     )
 
 
-def _laid_out(plan: Plan, pixels: int) -> tuple[Plan, int]:
-    """The plan with chunks for the number of threads set now, and how many rows a thread takes at once: all
-    of them, or where chunks are fewer than threads a part."""
+def _laid_out(plan: Plan, pixels: int) -> Plan:
+    """The plan with chunks for the number of threads set now, and where those are fewer than threads with
+    fewer rows at once."""
     panels, workers = windows(pixels), threads()
     size = _even_chunk(panels, plan.chunk // COLUMNS, workers)
     parts = max(1, min(tiles(plan.target_channels), workers // -(-panels // size)))
-    rows = min(plan.target_channels, -(-tiles(plan.target_channels) // parts) * ROWS)
-    return plan._replace(chunk=min(size, panels) * COLUMNS), rows
+    rows = min(plan.rows, -(-tiles(plan.target_channels) // parts) * ROWS)
+    return plan._replace(chunk=min(size, panels) * COLUMNS, rows=rows)
 
 
 def _correlate(
@@ -89,10 +89,10 @@ def _correlate(
     workspace: np.ndarray,
 ) -> None:
     pixels = len(source.starts) * plan.grid_rows * plan.grid_columns
-    plan, rows = _laid_out(plan, pixels)
-    size = implicit_product.correlate_workspace(plan, rows)
+    plan = _laid_out(plan, pixels)
+    size = implicit_product.correlate_workspace(plan)
     check_workspace(workspace, size)
-    turns, units = new_turns(), -(-pixels // plan.chunk) * -(-plan.target_channels // rows)
+    turns, units = new_turns(), -(-pixels // plan.chunk) * -(-plan.target_channels // plan.rows)
     run_parallel(
         implicit_product.correlate,
         [
@@ -103,7 +103,6 @@ def _correlate(
                 out,
                 workspace[i * size : (i + 1) * size],
                 plan,
-                rows,
                 turns,
                 units,
             )
@@ -198,7 +197,7 @@ def workspace_size(shape: Geometry) -> int:
     forward_plan, backward_plan = _plan(shape, False), _plan(shape, True)
     sizes = [
         implicit_product.correlate_workspace(
-            *_laid_out(plan, len(targets) * plan.grid_rows * plan.grid_columns)
+            _laid_out(plan, len(targets) * plan.grid_rows * plan.grid_columns)
         )
         for plan, targets in ((forward_plan, out_planes(shape)), (backward_plan, x_planes(shape)))
     ]

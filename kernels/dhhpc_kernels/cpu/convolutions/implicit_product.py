@@ -20,51 +20,64 @@ F = np.float32
 _CHUNK_FLOATS = 112 * 1024  # of a chunk's panels and sums, to stay in the second-level cache
 _MOST_COLUMNS = 384 // COLUMNS  # panels of a chunk
 _SHORT_BAND = 16  # rows
+_MOST_ROWS = 512  # of a chunk's sums, of all phases together
 _LINE_PITCH = DEPTH + LINE  # of gathered lines
 
 
-def _kept_rows(rows: int, depth: int) -> int:
-    """Of so many rows, those whose sums are kept at once."""
-    return min(rows, _SHORT_BAND) if depth <= DEPTH else rows
-
-
-def _chunk_columns(rows: int, depth: int) -> int:
-    """Columns of a chunk beside so many rows, for a product of a depth."""
-    floats = (_kept_rows(rows, depth) + min(depth, DEPTH)) * COLUMNS
-    return max(1, min(_MOST_COLUMNS, _CHUNK_FLOATS // max(1, floats))) * COLUMNS
+def _kept_rows(plan: Plan) -> int:
+    """Of a chunk's rows, those whose sums are kept at once: few with one piece, which then stay in the
+    first-level cache until they are stored."""
+    one_piece = plan.piece == plan.source_channels * len(plan.tap_rows)
+    return tiles(min(plan.rows, _SHORT_BAND) if one_piece else plan.rows) * ROWS
 
 
 def make_plan(correlation: Correlation, turned: bool) -> Plan:
     """Lay out a correlation whose weights are turned or as they are."""
     weight_step = ROWS if turned else 1
-    taps = [tap for phase in correlation.taps for tap in phase]
-    depth = correlation.source_channels * max(len(phase) for phase in correlation.taps)
-    return Plan(
+    taps = list(dict.fromkeys((row, column) for phase in correlation.taps for _, row, column in phase))
+    channels = min(max(1, DEPTH // len(taps)), correlation.source_channels)
+    piece = channels * len(taps)
+    reached = [
+        (start, met) for start, met in zip(correlation.target_starts, correlation.taps, strict=True) if met
+    ]
+    phases = np.full(correlation.target_step, -1)
+    panel_steps = np.zeros((len(reached), piece), np.int64)
+    for phase, (start, met) in enumerate(reached):
+        phases[start] = phase
+        lines = [taps.index((row, column)) for _, row, column in met]
+        pairs = np.add.outer(np.arange(channels) * len(taps), np.array(lines, np.int64)).reshape(-1)
+        panel_steps[phase, : pairs.size] = pairs * COLUMNS
+    counting = np.arange(max(DEPTH, piece), dtype=np.int64)
+    plan = Plan(
         correlation.groups,
         correlation.source_channels,
         correlation.target_channels,
         *correlation.grid,
         correlation.source_step,
         correlation.target_step,
-        np.array(correlation.target_starts, np.int64),
-        np.cumsum([0] + [len(phase) for phase in correlation.taps]).astype(np.int64),
-        np.array([row for _, row, _ in taps], np.int64),
-        np.array([column for _, _, column in taps], np.int64),
+        phases,
+        np.cumsum([0] + [len(met) for _, met in reached]).astype(np.int64),
+        np.array([row for row, _ in taps], np.int64),
+        np.array([column for _, column in taps], np.int64),
         turned,
         weight_step,
-        np.arange(DEPTH, dtype=np.int64) * weight_step,
-        np.arange(DEPTH, dtype=np.int64),
-        np.arange(DEPTH, dtype=np.int64) * COLUMNS,
-        depth,
-        _chunk_columns(correlation.target_channels, depth),
+        counting * weight_step,
+        counting,
+        counting * COLUMNS,
+        panel_steps.reshape(-1),
+        piece,
+        min(correlation.target_channels, max(1, _MOST_ROWS // len(reached) // ROWS) * ROWS),
+        COLUMNS,
     )
+    fitting = _CHUNK_FLOATS // ((len(reached) * _kept_rows(plan) + piece) * COLUMNS)
+    return plan._replace(chunk=max(1, min(_MOST_COLUMNS, fitting)) * COLUMNS)
 
 
-def correlate_workspace(plan: Plan, rows: int) -> int:
-    """Floats that one thread of `correlate` needs for chunks of so many rows."""
-    panels = plan.chunk // COLUMNS * (DEPTH * COLUMNS + LINE)
-    kept = tiles(_kept_rows(rows, plan.depth)) * ROWS
-    return panels + (kept + 1) * plan.chunk + LANES + ROWS * DEPTH
+def correlate_workspace(plan: Plan) -> int:
+    """Floats that one thread of `correlate` needs."""
+    panels = plan.chunk // COLUMNS * (plan.piece * COLUMNS + LINE)
+    kept = (len(plan.weight_starts) - 1) * _kept_rows(plan)
+    return panels + (kept + 2) * plan.chunk + LANES + ROWS * len(plan.counting)
 
 
 def weights_workspace(chunk: int, rows: int) -> int:
@@ -80,104 +93,78 @@ def correlate(
     out: Planes,
     workspace: np.ndarray,
     plan: Plan,
-    part_rows: int,
     turns: np.ndarray,
     units: int,
 ) -> None:
     """Units of out, in turn with other threads: chunks of grid points, and of each some target channels.
 
     weights: flat, those of a convolution forward or `turn_weights`'s.
-    bias: one value a target channel, or empty. workspace: `correlate_workspace` of those channels.
+    bias: one value a target channel, or empty. workspace: `correlate_workspace`.
     """
-    chunk = plan.chunk
+    chunk, piece = plan.chunk, plan.piece
     grid = plan.grid_rows * plan.grid_columns
     pixels = len(source.starts) * grid
-    targets = plan.target_channels
-    parts = -(-targets // part_rows)
+    channels, targets = plan.source_channels, plan.target_channels
+    taps, phases = len(plan.tap_rows), len(plan.weight_starts) - 1
+    pairs = channels * taps
+    parts = -(-targets // plan.rows)
     weight_rows = -(-targets // ROWS) * ROWS if plan.turned else targets
-    edge, rest = workspace[: ROWS * DEPTH], workspace[ROWS * DEPTH :]
+    # Arrays are taken out of their tuples once: in an inner loop each access would count a reference.
+    weight_starts, weight_steps, panel_steps = plan.weight_starts, plan.weight_steps, plan.panel_steps
+    counting = plan.counting
+    edge, rest = workspace[: ROWS * len(counting)], workspace[ROWS * len(counting) :]
     line, rest = rest[: chunk + LANES], rest[chunk + LANES :]
-    panels = chunk // COLUMNS * (DEPTH * COLUMNS + LINE)
+    panels = chunk // COLUMNS * (piece * COLUMNS + LINE)
     packed, sums = rest[:panels], rest[panels:]
+    most = min(plan.rows, _SHORT_BAND) if piece == pairs else plan.rows  # rows whose sums are kept
+    phase_pitch = -(-most // ROWS) * ROWS * chunk
+    sums[:chunk] = F(0)
     unit = take_turn(turns)
     while unit < units:
         start, part = unit // parts * chunk, unit % parts
-        begin, end = part * part_rows, min(targets, (part + 1) * part_rows)
-        whole_end = min(weight_rows, (part + 1) * part_rows)
+        begin, end = part * plan.rows, min(targets, (part + 1) * plan.rows)
+        whole_end = min(weight_rows, (part + 1) * plan.rows)
         count = min(chunk, pixels - start)
         columns = -(-count // COLUMNS)
         image, pixel = divmod(start, grid)
         row, column = divmod(pixel, plan.grid_columns)
         for g in range(plan.groups):
-            for phase in range(len(plan.tap_starts) - 1):
-                first_tap = plan.tap_starts[phase]
-                taps = plan.tap_starts[phase + 1] - first_tap
-                depth = plan.source_channels * taps
-                place = (g * len(plan.tap_rows) + first_tap) * plan.source_channels * weight_rows
-                corner = (plan.target_starts[phase, 0], plan.target_starts[phase, 1])
-                # With one piece a few rows' sums at a time, which stay in the first-level cache until stored.
-                band = _SHORT_BAND if depth <= DEPTH else end - begin
-                for piece in range(0, depth, DEPTH):
-                    size = min(DEPTH, depth - piece)
-                    panel_pitch = size * COLUMNS + LINE
-                    gather(
-                        source,
-                        g * plan.source_channels,
-                        plan,
-                        phase,
-                        piece,
-                        size,
-                        start,
-                        count,
-                        line,
-                        0,
-                        packed,
-                    )
-                    for target in range(begin, end, band):
+            for first in range(0, pairs, piece):
+                size = min(piece, pairs - first)
+                gather(source, g * channels, plan, first, size, start, count, line, 0, packed)
+                for target in range(begin, end, most):
+                    for phase in range(phases):
+                        own_taps = weight_starts[phase + 1] - weight_starts[phase]
+                        depth = channels * own_taps
+                        before = (g * weight_starts[-1] + weight_starts[phase]) * channels * weight_rows
                         multiply_block(
                             weights,
-                            place + target * depth + piece * plan.weight_step,
+                            before + target * depth + first // taps * own_taps * plan.weight_step,
                             ROWS * depth,
                             1 if plan.turned else depth,
-                            plan.weight_steps,
-                            size,
-                            min(band, whole_end - target),
+                            weight_steps,
+                            size // taps * own_taps,
+                            min(most, whole_end - target),
                             packed,
-                            plan.panel_steps,
-                            0,
-                            panel_pitch,
+                            panel_steps,
+                            phase * piece,
+                            size * COLUMNS + LINE,
                             columns,
-                            sums,
+                            sums[chunk + phase * phase_pitch :],
                             chunk,
-                            piece > 0,
+                            first > 0,
                             edge,
-                            plan.counting,
+                            counting,
                         )
-                        if piece + size == depth:
-                            scatter(
-                                sums,
-                                bias,
-                                out,
-                                g * targets + target,
-                                min(band, end - target),
-                                plan,
-                                corner,
-                                image,
-                                row,
-                                column,
-                                count,
-                            )
-                if depth == 0:  # a stride beyond the kernel: no tap reaches this phase
-                    sums[:] = F(0)
-                    for target in range(begin, end, _SHORT_BAND):
+                    if first + size == pairs:
                         scatter(
                             sums,
+                            phase_pitch,
                             bias,
                             out,
                             g * targets + target,
-                            min(_SHORT_BAND, end - target),
+                            min(most, end - target),
                             plan,
-                            corner,
                             image,
                             row,
                             column,
@@ -231,7 +218,6 @@ def correlate_weights(
                         source,
                         g * plan.source_channels,
                         plan,
-                        0,
                         both,
                         pairs,
                         piece,
@@ -260,7 +246,7 @@ def correlate_weights(
                     size,
                     rows,
                     packed,
-                    plan.panel_steps,
+                    plan.line_steps,
                     0,
                     deep * COLUMNS,
                     columns,

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.convolutions.winograd_transforms import Vectors
-from dhhpc_kernels.cpu.microkernel import LANES, LINE, Emitter, index
+from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
 
 Value = Any
 
@@ -22,7 +22,7 @@ _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
 
 
-class Lanes(Emitter, Vectors):
+class Lanes(Vectors):
     """Loads, stores and arithmetic of vectors."""
 
     def at(self, place: Value, kind: ir.Type = _FLOAT) -> Value:

@@ -7,7 +7,14 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE
-from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_lanes, copy_second, prefetch, stream
+from dhhpc_kernels.cpu.vector_moves import (
+    copy_columns,
+    copy_lanes,
+    copy_second,
+    interleave,
+    prefetch,
+    stream,
+)
 
 F = np.float32
 
@@ -16,7 +23,10 @@ _CACHED_FLOATS = 512 * 1024  # larger arrays are written past the caches: nobody
 
 
 class Plan(NamedTuple):
-    """A `Correlation` as arrays for the kernels, with the size of its chunks."""
+    """A `Correlation` as arrays for the kernels, with the size of its chunks.
+
+    What the taps of all phases meet is gathered once: the taps here are those that differ.
+    """
 
     groups: int
     source_channels: int
@@ -25,16 +35,18 @@ class Plan(NamedTuple):
     grid_columns: int
     source_step: Pair
     target_step: Pair
-    target_starts: np.ndarray  # (phases, 2)
-    tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
-    tap_rows: np.ndarray  # (all taps,) phase after phase
+    phases: np.ndarray  # (step rows, step columns) of each pixel of the target's step its phase, -1 for none
+    weight_starts: np.ndarray  # (phases + 1,) taps of the weights before each phase's
+    tap_rows: np.ndarray  # (taps,)
     tap_columns: np.ndarray
     turned: bool  # whether the weights are those of `turn_weights`, else as they are
     weight_step: int  # floats from one weight of a target channel to the next
-    weight_steps: np.ndarray  # (DEPTH,)
-    counting: np.ndarray  # (DEPTH,) 0, 1, 2 ...
-    panel_steps: np.ndarray  # (DEPTH,) from one line of a panel to the next
-    depth: int  # pairs of a channel and a tap, of the phase with most taps
+    weight_steps: np.ndarray  # (n,), n being DEPTH or a piece, if that is more
+    counting: np.ndarray  # (n,) 0, 1, 2 ...
+    line_steps: np.ndarray  # (n,) from one line of a panel to the next
+    panel_steps: np.ndarray  # (phases * piece,) where a phase's pairs of a channel and a tap lie in a panel
+    piece: int  # pairs of a channel and a tap gathered at once, of whole channels
+    rows: int  # target channels at once
     chunk: int  # columns gathered at once
 
 
@@ -43,7 +55,6 @@ def gather(
     source: Planes,
     first_channel: int,
     plan: Plan,
-    phase: int,
     first: int,
     size: int,
     grid_point: int,
@@ -64,8 +75,7 @@ def gather(
     height, width = source.height, source.width
     step_y, step_x = plan.source_step
     grid_rows, grid_columns = plan.grid_rows, plan.grid_columns
-    first_tap = plan.tap_starts[phase]
-    taps = plan.tap_starts[phase + 1] - first_tap
+    taps = len(tap_rows)
     safe = values.size - 2 * step_x * LANES  # reading whole vectors
     first_image, pixel = divmod(grid_point, grid_rows * grid_columns)
     first_row, first_column = divmod(pixel, grid_columns)
@@ -77,7 +87,7 @@ def gather(
     channel, tap = divmod(first, taps)
     channel += first_channel
     for k in range(size):
-        start_y, start_x = tap_rows[first_tap + tap], tap_columns[first_tap + tap]
+        start_y, start_x = tap_rows[tap], tap_columns[tap]
         image, row, column = first_image, first_row, first_column
         start = starts[image, channel]
         if taps == 1 and flat and channel + _AHEAD < starts.shape[1]:
@@ -176,34 +186,35 @@ def gather(
 @compile_kernel
 def scatter(
     sums: np.ndarray,
+    phase_pitch: int,
     bias: np.ndarray,
     out: Planes,
     channel: int,
     rows: int,
     plan: Plan,
-    start: Pair,
     image: int,
     row: int,
     column: int,
     count: int,
 ) -> None:
-    """Write `count` grid points from (image, row, column) on to `rows` channels of out; add the bias."""
+    """Write `count` grid points from (image, row, column) on to `rows` channels of out; add the bias.
+
+    sums: `plan.chunk` zeros, for pixels of no phase; then the phases', `phase_pitch` floats from one to the
+    next, of each a row of `plan.chunk` floats for each channel.
+    """
     values, starts = out.values, out.starts
-    height, width = out.height, out.width
+    width = out.width
     step_y, step_x = plan.target_step
-    inside_left = max(0, -(start[1] // step_x))
-    inside_right = (width - 1 - start[1]) // step_x + 1
-    # Whole planes: the rows of an image follow each other.
     past_caches = values.size > _CACHED_FLOATS
     address = values.ctypes.data // 4
-    flat = step_y == 1 and step_x == 1 and plan.grid_columns == width and plan.grid_rows == height
     for k in range(channel, channel + rows):
         n, y, x = image, row, column
-        place = (k - channel) * plan.chunk
-        end = place + count
+        before = (k - channel + 1) * plan.chunk  # floats of the sums
+        place, end = before, before + count
         add = bias[k] if bias.size else F(0)
         while place < end:
-            if flat:
+            if step_y == 1 and step_x == 1:
+                # Whole planes: the rows of an image follow each other.
                 take = min((plan.grid_rows - y) * plan.grid_columns - x, end - place)
                 target = starts[n, k] + y * width + x
                 # Whole cache lines only: one written both ways, or by two threads, costs many times more.
@@ -218,16 +229,37 @@ def scatter(
                 y = plan.grid_rows - 1
             else:
                 take = min(plan.grid_columns - x, end - place)
-                target_row = y * step_y + start[0]
-                left = max(0, inside_left - x)
-                right = min(take, inside_right - x)
-                if 0 <= target_row < height:
-                    target = starts[n, k] + target_row * width + x * step_x + start[1]
-                    for i in range(left, right):
-                        values[target + i * step_x] = sums[place + i] + add
+                span = min(take * step_x, width - x * step_x)
+                below_end = min(step_y, out.height - y * step_y)
+                for below in range(below_end):
+                    target = starts[n, k] + (y * step_y + below) * width + x * step_x
+                    done = 0
+                    if step_x == 2:
+                        first = _place_of(plan.phases[below, 0], phase_pitch, place, before)
+                        second = _place_of(plan.phases[below, 1], phase_pitch, place, before)
+                        # Whole vectors may reach into the target's next row as far as that is written next.
+                        if below + 1 < below_end:
+                            written_next = span if x == 0 else 0
+                        else:
+                            written_next = 2 * (end - place - take) if y + 1 < plan.grid_rows else 0
+                        beyond = -(-take // LANES) * LANES * 2 - span
+                        whole = x + take == plan.grid_columns and beyond <= min(written_next, width)
+                        done = take if whole else span // 2 // LANES * LANES
+                        for i in range(0, done, LANES):
+                            interleave(sums, first + i, second + i, add, values, target + 2 * i)
+                    for beside in range(step_x):
+                        here = _place_of(plan.phases[below, beside], phase_pitch, place, before)
+                        for i in range(done, (span - beside + step_x - 1) // step_x):
+                            values[target + i * step_x + beside] = sums[here + i] + add
             place += take
             x = 0
             y += 1
             if y == plan.grid_rows:
                 y = 0
                 n += 1
+
+
+@compile_kernel
+def _place_of(phase: int, phase_pitch: int, place: int, before: int) -> int:
+    """Where a phase's sum is, from where it is of phase 0: among the zeros if there is no phase."""
+    return place + phase * phase_pitch if phase >= 0 else place - before

@@ -20,7 +20,8 @@ from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
     transform_gradients,
     transform_sources,
 )
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, add_products, multiply_tile
+from dhhpc_kernels.cpu.line_products import add_products
+from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, multiply_tile
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns, take_turn

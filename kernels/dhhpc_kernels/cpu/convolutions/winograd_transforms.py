@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import LANES, ROWS
+from dhhpc_kernels.cpu.microkernel import LANES, ROWS, Emitter
 
 AHEAD = 4  # channels
 
@@ -29,14 +29,8 @@ _FLOATS = types.Array(types.float32, 1, "C")
 _INDICES = types.Array(types.int64, 1, "C")
 
 
-class Vectors:
+class Vectors(Emitter):
     """Arithmetic on vectors at the place of a builder."""
-
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        self.builder = builder
-        self.multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-        )
 
     def add(self, a: Value, b: Value) -> Value:
         return self.builder.fadd(a, b)
@@ -60,11 +54,6 @@ class Vectors:
         )
         reading, often, data = ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)
         self.builder.call(fetch, [self.builder.bitcast(pointer, _BYTES), reading, often, data])
-
-    def shuffle(self, a: Value, b: Value, places: Sequence[int]) -> Value:
-        """The elements at `places` of a followed by b."""
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(places))
-        return self.builder.shuffle_vector(a, b, mask)
 
     def unzip(self, values: Values) -> list[Value]:
         """From 2^n vectors, which hold one sequence, the vectors of every 2^n-th element of it."""
