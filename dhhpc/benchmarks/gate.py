@@ -92,7 +92,8 @@ def main() -> None:
             measured = {kind: folder / f"{kind}-{number}" for kind in builds}
             for repeats in range(1, REPEATS + 1):
                 for kind, build in builds.items():
-                    call("scale", "run", study, "--output", measured[kind], "--repeats", repeats, build=build)
+                    words = "--output", measured[kind], "--repeats", repeats, "--no-report"
+                    call("scale", "run", study, *words, build=build)
             for kind, each in verdicts.items():
                 each.append(compared(measured["before"], measured[kind]))
                 slower, ratio = each[-1]

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from dhhpc.scaling.studies.preprocessing_results import PreprocessingResults
 
 
-def measure_preprocessing(study: Path, output: Path | None, gather: bool, as_json: bool) -> None:
-    """Preprocess on each rank count of a study, and write the report.
+def measure_preprocessing(study: Path, output: Path | None, gather: bool, draw: bool, as_json: bool) -> None:
+    """Preprocess on each rank count of a study, and write the report if it is to be drawn.
 
     Raises:
         DhhpcError: the study is wrong, or a point has failed.
@@ -27,9 +27,9 @@ def measure_preprocessing(study: Path, output: Path | None, gather: bool, as_jso
     folder = output or Path(f"scaling-{read_preprocessing_study(study)[0].name}")
     with study_progress(unit="shard") as watcher, nullcontext() if gather else sole_use(folder, watcher.say):
         results = run_preprocessing_study(study, folder, watcher, gather)
-    page = report_preprocessing(folder)
+    page = report_preprocessing(folder) if draw else None
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
-    if not as_json:
+    if page is not None and not as_json:
         print(f"report: {page}")
     check_points(results)
 

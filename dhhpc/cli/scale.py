@@ -49,6 +49,9 @@ def run(
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Runs of each point, instead of the study's `repeats`.")
     ] = None,
+    draw: Annotated[
+        bool, typer.Option("--report/--no-report", help="Draw the report, or leave results.json alone.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
     """Train an experiment on each rank count of a study, evaluate it, and write the scaling report.
@@ -67,7 +70,7 @@ def run(
         for option, value in (("--experiment", experiment), ("--repeats", repeats)):
             if value is not None:
                 raise DhhpcError(f"{option} {value}: {study} measures preprocessing; drop {option}")
-        measure_preprocessing(study, output, gather, as_json)
+        measure_preprocessing(study, output, gather, draw, as_json)
         return
     from contextlib import nullcontext
 
@@ -81,9 +84,9 @@ def run(
     folder = output or Path(f"scaling-{read_study(study, experiment)[0].name}")
     with study_progress() as watcher, nullcontext() if gather else sole_use(folder, watcher.say):
         results = run_study(study, folder, zoo.create, experiment, watcher, gather, leave_out or (), repeats)
-    page = report(folder)
+    page = report(folder) if draw else None
     print(results.model_dump_json(indent=2) if as_json else as_text(results))
-    if not as_json:
+    if page is not None and not as_json:
         print(f"report: {page}")
     check_points(results)
 
@@ -137,7 +140,8 @@ def write_report(
     With --compare it tells instead whether training has become slower since an earlier study, by more than
     chance and the tolerance: then the exit code is 1. It goes by all runs of all points that both measured;
     three repeats or more are best, measured in turn: a repeat of one study, one of the other (`dhhpc scale
-    run ... --repeats 1` of each, then 2, and so on), so that what else changes on the machine hits both.
+    run ... --no-report --repeats 1` of each, then 2, and so on), so that what else changes on the machine
+    hits both.
 
     Example: dhhpc scale report scaling-quickstart
 

@@ -198,8 +198,12 @@ def test_a_study_run_again_keeps_its_points(measured, tmp_path):
     assert first.stdout.splitlines()[0].split()[:2] == ["ranks", "totm"]
     # A repeat more than the study says, to measure in turn with another.
     words = ["--output", tmp_path / "again" / "scaling", "--repeats", 2, "--leave-out", "ranks-2"]
-    result = synthetic.run_here("scale", "run", study, *words)
+    page = tmp_path / "again" / "scaling" / "report.html"
+    drawn = page.read_bytes()
+    result = synthetic.run_here("scale", "run", study, *words, "--no-report")
     assert result.returncode == 0, result.stderr
+    assert "report:" not in result.stdout
+    assert page.read_bytes() == drawn
     more = read_results(tmp_path / "again" / "scaling")
     assert [(point.ranks, point.repeat) for point in more.points] == [(1, 1), (1, 2)]
     assert more.points[0] == before.points[0]
