@@ -77,7 +77,7 @@ def correlate_workspace(plan: Plan) -> int:
     """Floats that one thread of `correlate` needs."""
     panels = plan.chunk // COLUMNS * (plan.piece * COLUMNS + LINE)
     kept = (len(plan.weight_starts) - 1) * _kept_rows(plan)
-    return panels + (kept + 2) * plan.chunk + LANES + ROWS * len(plan.counting)
+    return panels + (kept + 2) * plan.chunk + 2 * LANES + ROWS * len(plan.counting)
 
 
 def weights_workspace(chunk: int, rows: int) -> int:

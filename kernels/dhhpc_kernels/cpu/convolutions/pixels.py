@@ -200,7 +200,7 @@ def scatter(
     """Write `count` grid points from (image, row, column) on to `rows` channels of out; add the bias.
 
     sums: `plan.chunk` zeros, for pixels of no phase; then the phases', `phase_pitch` floats from one to the
-    next, of each a row of `plan.chunk` floats for each channel.
+    next, of each a row of `plan.chunk` floats for each channel; up to LANES floats behind them are read.
     """
     values, starts = out.values, out.starts
     width = out.width

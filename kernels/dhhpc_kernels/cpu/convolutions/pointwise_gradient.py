@@ -57,15 +57,15 @@ def _part_size(rows: int, columns: int) -> int:
 def _pieces(shape: Geometry, workers: int) -> list[tuple[int, int, int, int]]:
     """For each thread the first and last kernel and channel of a group, whole blocks of both."""
     rows, columns = (count // shape.groups for count in (shape.kernels, shape.channels))
-    tiles, triples = _blocks(rows, ROWS), _blocks(columns, VECTORS)
+    tiles, strips = _blocks(rows, ROWS), _blocks(columns, VECTORS)
     parts = min(
         (parts for parts in range(1, workers + 1) if workers % parts == 0),
-        key=lambda parts: _blocks(tiles, parts) * _blocks(triples, workers // parts),
+        key=lambda parts: _blocks(tiles, parts) * _blocks(strips, workers // parts),
     )
     return [
         (top * ROWS, min(bottom * ROWS, rows), left * VECTORS, min(right * VECTORS, columns))
         for top, bottom in shares(tiles, parts)
-        for left, right in shares(triples, workers // parts)
+        for left, right in shares(strips, workers // parts)
     ]
 
 
@@ -165,8 +165,8 @@ def _sum_pixels(
     The last tile of rows lies over the one before it where it has fewer than ROWS; so do columns.
     workspace: `_part_size`.
     """
-    tiles, triples = -(-(last_row - first_row) // ROWS), -(-(last_column - first_column) // VECTORS)
-    columns = triples * VECTORS
+    tiles, strips = -(-(last_row - first_row) // ROWS), -(-(last_column - first_column) // VECTORS)
+    columns = strips * VECTORS
     sums, rest = workspace[: tiles * ROWS * columns], workspace[tiles * ROWS * columns :]
     rows, lines = rest[: ROWS * _RUN + LANES], rest[ROWS * _RUN + LANES :]
     offsets = np.arange(columns) * _RUN
@@ -176,27 +176,27 @@ def _sum_pixels(
         sums[:] = F(0)
         kernel, channel = g * plan.kernels, g * plan.channels
         last_kernel, last_channel = kernel + plan.kernels - ROWS, channel + plan.channels - VECTORS
-        for band in range(0, triples, _BAND // VECTORS):
-            band_end = min(triples, band + _BAND // VECTORS)
+        for band in range(0, strips, _BAND // VECTORS):
+            band_end = min(strips, band + _BAND // VECTORS)
             for first in range(0, len(source.starts) * pixels, _RUN):
                 count = min(_RUN, len(source.starts) * pixels - first)
-                for triple in range(band, band_end):
-                    here = min(channel + first_column + triple * VECTORS, last_channel)
+                for strip in range(band, band_end):
+                    here = min(channel + first_column + strip * VECTORS, last_channel)
                     for v in range(VECTORS):
-                        line = ((triple - band) * VECTORS + v) * _RUN
+                        line = ((strip - band) * VECTORS + v) * _RUN
                         _copy_pixels(source, here + v, size, plan.step, first, count, lines, line)
                 for tile in range(tiles):
                     row = min(kernel + first_row + tile * ROWS, last_kernel)
                     for i in range(ROWS):
                         _copy_pixels(grad_out, row + i, plane, (1, 1), first, count, rows, i * _RUN)
-                    for triple in range(band, band_end):
-                        target = tile * ROWS * columns + triple * VECTORS
-                        column = (triple - band) * VECTORS
+                    for strip in range(band, band_end):
+                        target = tile * ROWS * columns + strip * VECTORS
+                        column = (strip - band) * VECTORS
                         add_products(rows, 0, _RUN, lines, offsets, column, count, sums, target, columns)
         for k in range(first_row, last_row):
             tile = (k - first_row) // ROWS
             i = kernel + k - min(kernel + first_row + tile * ROWS, last_kernel)
             for c in range(first_column, last_column):
-                triple = (c - first_column) // VECTORS
-                v = channel + c - min(channel + first_column + triple * VECTORS, last_channel)
-                grad_weight[g, k, c] = sums[(tile * ROWS + i) * columns + triple * VECTORS + v]
+                strip = (c - first_column) // VECTORS
+                v = channel + c - min(channel + first_column + strip * VECTORS, last_channel)
+                grad_weight[g, k, c] = sums[(tile * ROWS + i) * columns + strip * VECTORS + v]
