@@ -146,9 +146,9 @@ def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, as
 @ALGORITHMS
 @PROFILE
 @given(case=pointwise_cases())
-@example(case=Case(3, 110, 10, 1, (37, 41), (1, 1)))  # several runs of pixels, bands and pieces
-@example(case=Case(3, 20, 30, 1, (57, 56), (1, 1), (2, 2)))
-@example(case=Case(60, 8, 9, 2, (3, 5), (1, 1)))  # more tails than are summed at once
+@example(case=Case(3, 110, 10, 1, (37, 41), (1, 1)))  # several pieces of the channels
+@example(case=Case(3, 210, 10, 1, (57, 56), (1, 1), (2, 2)))  # several runs of pixels and bands of channels
+@example(case=Case(60, 8, 9, 2, (3, 5), (1, 1)))  # runs of pixels over many images
 @example(case=Case(50, 6, 7, 1, (5, 9), (1, 1), (2, 2)))
 def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
     with pytest.MonkeyPatch.context() as patch:

@@ -103,6 +103,7 @@ def _correlate(
                 out,
                 workspace[i * size : (i + 1) * size],
                 plan,
+                implicit_product.kept_rows(plan),
                 turns,
                 units,
             )

@@ -24,7 +24,7 @@ _MOST_ROWS = 512  # of a chunk's sums, of all phases together
 _LINE_PITCH = DEPTH + LINE  # of gathered lines
 
 
-def _kept_rows(plan: Plan) -> int:
+def kept_rows(plan: Plan) -> int:
     """Of a chunk's rows, those whose sums are kept at once: few with one piece, which then stay in the
     first-level cache until they are stored."""
     one_piece = plan.piece == plan.source_channels * len(plan.tap_rows)
@@ -69,14 +69,14 @@ def make_plan(correlation: Correlation, turned: bool) -> Plan:
         min(correlation.target_channels, max(1, _MOST_ROWS // len(reached) // ROWS) * ROWS),
         COLUMNS,
     )
-    fitting = _CHUNK_FLOATS // ((len(reached) * _kept_rows(plan) + piece) * COLUMNS)
+    fitting = _CHUNK_FLOATS // ((len(reached) * kept_rows(plan) + piece) * COLUMNS)
     return plan._replace(chunk=max(1, min(_MOST_COLUMNS, fitting)) * COLUMNS)
 
 
 def correlate_workspace(plan: Plan) -> int:
     """Floats that one thread of `correlate` needs."""
     panels = plan.chunk // COLUMNS * (plan.piece * COLUMNS + LINE)
-    kept = (len(plan.weight_starts) - 1) * _kept_rows(plan)
+    kept = (len(plan.weight_starts) - 1) * kept_rows(plan)
     return panels + (kept + 2) * plan.chunk + 2 * LANES + ROWS * len(plan.counting)
 
 
@@ -93,13 +93,14 @@ def correlate(
     out: Planes,
     workspace: np.ndarray,
     plan: Plan,
+    kept: int,
     turns: np.ndarray,
     units: int,
 ) -> None:
     """Units of out, in turn with other threads: chunks of grid points, and of each some target channels.
 
     weights: flat, those of a convolution forward or `turn_weights`'s.
-    bias: one value a target channel, or empty. workspace: `correlate_workspace`.
+    bias: one value a target channel, or empty. workspace: `correlate_workspace`. kept: `kept_rows`.
     """
     chunk, piece = plan.chunk, plan.piece
     grid = plan.grid_rows * plan.grid_columns
@@ -116,8 +117,7 @@ def correlate(
     line, rest = rest[: chunk + LANES], rest[chunk + LANES :]
     panels = chunk // COLUMNS * (piece * COLUMNS + LINE)
     packed, sums = rest[:panels], rest[panels:]
-    most = min(plan.rows, _SHORT_BAND) if piece == pairs else plan.rows  # rows whose sums are kept
-    phase_pitch = -(-most // ROWS) * ROWS * chunk
+    most, phase_pitch = min(plan.rows, kept), kept * chunk
     sums[:chunk] = F(0)
     unit = take_turn(turns)
     while unit < units:
