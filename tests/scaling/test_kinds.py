@@ -10,10 +10,12 @@ import pytest
 
 from dhhpc.cli.scale import as_text
 from dhhpc.scaling.reports.report import report
+from dhhpc.scaling.reports.wording import findings
 from dhhpc.scaling.studies.fitting import fit_points
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
 from dhhpc.scaling.studies.results import (
     Epoch,
+    Machine,
     Point,
     Preprocessing,
     Results,
@@ -87,6 +89,33 @@ def test_each_kind_is_a_line_that_begins_at_its_base(results):
     assert list(kinds_of(threads)) == ["1 thread", "2 threads"]
     alone = table([point("", 1, 50.0, None), point("", 2, 30.0, None)], "strong")
     assert list(kinds_of(alone)) == [""]
+
+
+def test_the_first_sentences_compare_ranks_that_had_cores_of_their_own(results):
+    def told(cores):
+        for each in results.points:
+            each.machine = Machine(hosts=["node"], cpu="any", cores=cores)
+        return findings(results, str, lambda value, digits: f"{value:.{digits}f}")
+
+    assert told(2)[:4] == [
+        "gradient: training took 120.0 s on 1 rank and 75.0 s on 2 ranks: "
+        "a speed-up of 1.60 at an efficiency of 0.80.",
+        "It took 50.0 s on 4 ranks, which shared cores.",
+        "fixed: training took 120.0 s on 1 rank and 66.0 s on 2 ranks: "
+        "a speed-up of 1.82 at an efficiency of 0.91.",
+        "It took 36.0 s on 4 ranks, which shared cores.",
+    ]
+    assert told(1)[0] == (
+        "gradient: training took 120.0 s on 1 rank and 50.0 s on 4 ranks, which shared cores: "
+        "a speed-up of 2.40 at an efficiency of 0.60."
+    )
+    slower = results.model_copy(
+        update={"rows": table([*results.points[:2], point("gradient", 4, 90.0, None)], "strong")}
+    )
+    assert (
+        findings(slower, str, lambda value, digits: f"{value:.{digits}f}")[1]
+        == "It was fastest on 2 ranks: 75.0 s."
+    )
 
 
 def test_the_report_names_kinds_and_who_got_to_the_target(results, tmp_path):

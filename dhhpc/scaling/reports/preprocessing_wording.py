@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from dhhpc.scaling.reports.wording import caveats_of_times
+from dhhpc.scaling.reports.wording import Figure, caveats_of_times, counting, times_in_words
+from dhhpc.scaling.studies.fitting import runs_that_share
 from dhhpc.scaling.studies.preprocessing_results import PreprocessingResults
 
 # Below this share of the ranks, whole shards hold a speed-up back.
 WELL_DEALT = 0.9
-
-Figure = Callable[[float, int], str]
-
-
-def counting(text: type[str], figure: Figure) -> Callable[[int, str], str]:
-    """A function that writes a number of things."""
-    return lambda count, noun: text("{} " + noun + "s" * (count != 1)).format(figure(count, 0))
 
 
 def findings_of_preprocessing(results: PreprocessingResults, text: type[str], figure: Figure) -> list[str]:
@@ -24,35 +16,9 @@ def findings_of_preprocessing(results: PreprocessingResults, text: type[str], fi
     counted = counting(text, figure)
     if not results.rows or results.samples is None or results.bytes is None:
         return [text("No point of this study has finished.")]
-    first, last = results.rows[0], results.rows[-1]
-    images = counted(results.images, "image")
-    if last is first:
-        sentences = [
-            text("Preprocessing {} took {} s on {}. One rank count says nothing about scaling.").format(
-                images, figure(first.seconds, 2), counted(first.ranks, "rank")
-            )
-        ]
-    else:
-        sentences = [
-            text(
-                "Preprocessing {} took {} s on {} and {} s on {}: a speed-up of {} at an efficiency of {}."
-            ).format(
-                images,
-                figure(first.seconds, 2),
-                counted(first.ranks, "rank"),
-                figure(last.seconds, 2),
-                counted(last.ranks, "rank"),
-                figure(last.speed_up, 2),
-                figure(last.efficiency, 2),
-            )
-        ]
-    fastest = min(results.rows, key=lambda row: row.seconds)
-    if fastest not in (first, last):
-        sentences.append(
-            text("It was fastest on {}: {} s.").format(
-                counted(fastest.ranks, "rank"), figure(fastest.seconds, 2)
-            )
-        )
+    times = {row.ranks: row.seconds for row in results.rows}
+    subject = text("Preprocessing {}").format(counted(results.images, "image"))
+    sentences = times_in_words(subject, results.rows, times, 2, runs_that_share(results.points), text, figure)
     sentences.append(
         text("Every finished run wrote the same {} into {} ({} bytes), bit for bit.").format(
             counted(results.samples, "sample"),

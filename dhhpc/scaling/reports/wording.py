@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from dhhpc.data.targets import Task
+from dhhpc.scaling.studies.fitting import runs_that_share
 from dhhpc.scaling.studies.kinds import kind_of, kinds_of
 from dhhpc.scaling.studies.preprocessing_results import PreprocessedRow
 from dhhpc.scaling.studies.results import Results, Row, Summary
@@ -24,6 +25,11 @@ REACHED: dict[Task, tuple[str, str]] = {
 Figure = Callable[[float, int], str]
 
 
+def counting(text: type[str], figure: Figure) -> Callable[[int, str], str]:
+    """A function that writes a number of things."""
+    return lambda count, noun: text("{} " + noun + "s" * (count != 1)).format(figure(count, 0))
+
+
 def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
     """The outcome in one sentence a subject.
 
@@ -32,8 +38,7 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
         figure: renders a number with so many digits.
     """
 
-    def ranks(count: int) -> str:
-        return text("{} rank" + "s" * (count > 1)).format(figure(count, 0))
+    counted = counting(text, figure)
 
     def prefix(row: Row) -> str:
         kind = kind_of(row, results.rows)
@@ -41,38 +46,69 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
 
     if not results.rows:
         return [text("No point of this study has finished.")]
-    sentences = []
+    sentences: list[str] = []
     for kind, rows in kinds_of(results.rows).items():
-        first, last = rows[0], rows[-1]
         subject = text("{}: training").format(kind) if kind else text("Training")
-        if last is first:
-            sentences.append(
-                text("{} took {} s on {}. One rank count says nothing about scaling.").format(
-                    subject, figure(first.totm, 1), ranks(first.ranks)
-                )
-            )
-            continue
-        sentences.append(
-            text("{} took {} s on {} and {} s on {}: a speed-up of {} at an efficiency of {}.").format(
-                subject,
-                figure(first.totm, 1),
-                ranks(first.ranks),
-                figure(last.totm, 1),
-                ranks(last.ranks),
-                figure(last.speed_up, 2),
-                figure(last.efficiency, 2),
-            )
-        )
+        times = {row.ranks: row.totm for row in rows}
+        sentences += times_in_words(subject, rows, times, 1, runs_that_share(results.points), text, figure)
     if results.study.target is not None:
         sentences.append(target_reached(results, text, figure))
     key, sentence = REACHED[results.task]
     reached = [(row.test[key], row) for row in results.rows if key in row.test]
     if reached:
         listed = text(", ").join(
-            text("{} ({}{})").format(figure(value, 3), prefix(row), ranks(row.ranks))
+            text("{} ({}{})").format(figure(value, 3), prefix(row), counted(row.ranks, "rank"))
             for value, row in reached
         )
         sentences.append(text(sentence).format(listed))
+    return sentences
+
+
+def times_in_words(
+    subject: str,
+    rows: Sequence[Row | PreprocessedRow],
+    seconds: Mapping[int, float],
+    digits: int,
+    sharing: Collection[str],
+    text: type[str],
+    figure: Figure,
+) -> list[str]:
+    """What more ranks gained: the fewest beside the most with cores of their own, then those without.
+
+    Args:
+        subject: what took the time.
+        rows: of one kind, by ranks.
+        seconds: by ranks, told with so many `digits`.
+        sharing: the runs whose threads shared cores.
+        text, figure: as in `findings`.
+    """
+    counted = counting(text, figure)
+
+    def took(row: Row | PreprocessedRow) -> str:
+        shared = ", which shared cores" if row.run in sharing else ""
+        return text("{} s on {}{}").format(
+            figure(seconds[row.ranks], digits), counted(row.ranks, "rank"), shared
+        )
+
+    first, *more = rows
+    if not more:
+        return [text("{} took {}. One rank count says nothing about scaling.").format(subject, took(first))]
+    last = next((row for row in reversed(more) if row.run not in sharing), more[-1])
+    sentences = [
+        text("{} took {} and {}: a speed-up of {} at an efficiency of {}.").format(
+            subject, took(first), took(last), figure(last.speed_up, 2), figure(last.efficiency, 2)
+        )
+    ]
+    beyond = [row for row in more if row.ranks > last.ranks]
+    if beyond:
+        sentences.append(text("It took {}.").format(text(" and ").join(map(took, beyond))))
+    fastest = min(rows, key=lambda row: seconds[row.ranks])
+    if fastest not in (first, last, *beyond):
+        sentences.append(
+            text("It was fastest on {}: {} s.").format(
+                counted(fastest.ranks, "rank"), figure(seconds[fastest.ranks], digits)
+            )
+        )
     return sentences
 
 
@@ -86,11 +122,10 @@ def target_reached(results: Results, text: type[str], figure: Figure) -> str:
         return text("{} was reached by no run.").format(goal)
     best = min(there, key=lambda row: row.target_seconds or 0.0)
     kind = kind_of(best, results.rows)
-    return text("{} was reached soonest, after {} s, on {} rank{}{}; {} of {} points got there.").format(
+    return text("{} was reached soonest, after {} s, on {}{}; {} of {} points got there.").format(
         goal,
         figure(best.target_seconds or 0.0, 1),
-        figure(best.ranks, 0),
-        "s" if best.ranks > 1 else "",
+        counting(text, figure)(best.ranks, "rank"),
         f" ({kind})" if kind else "",
         len(there),
         len(results.rows),
@@ -143,10 +178,7 @@ def caveats_of_times(
         beyond: of what else than more ranks the study says nothing.
         text, figure: as in `findings`.
     """
-
-    def counted(count: int, noun: str) -> str:
-        return text("{} " + noun + "s" * (count > 1)).format(figure(count, 0))
-
+    counted = counting(text, figure)
     sentences = [
         text("{} on {}{}: this says nothing about more ranks{}.").format(
             counted(summary.finished, "point"),

@@ -81,6 +81,11 @@ def ranks_that_share(points: Sequence[Point | PreprocessedPoint]) -> list[int]:
     return sorted({each.ranks for each in points if each.status == "finished" and shares_cores(each)})
 
 
+def runs_that_share(points: Sequence[Point | PreprocessedPoint]) -> set[str]:
+    """The folders of finished runs whose threads had to share cores."""
+    return {each.run for each in points if each.status == "finished" and shares_cores(each)}
+
+
 def why_not_together(finished: Sequence[Point]) -> str | None:
     """Why no law describes all points; None where their ranks differ in number alone."""
     variants = dict.fromkeys(point.variant for point in finished if point.variant)
