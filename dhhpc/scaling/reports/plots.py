@@ -30,7 +30,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 GREY = "#bbbbbb"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"  # one more than colours: beyond those, both together still differ
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
