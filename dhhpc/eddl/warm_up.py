@@ -19,6 +19,7 @@ LINE: Shape = (4, 8)
 IMAGE: Shape = (4, 8, 8)
 MANY_CHANNELS: Shape = (16, 8, 8)
 MANY_TILES: Shape = (16, 32, 32)
+LARGE: Shape = (32, 128, 128)
 WIDE: Shape = (64, 4, 4)
 VOLUME: Shape = (4, 8, 8, 8)
 
@@ -27,9 +28,10 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (LINE, lambda x: layers.Conv1D(x, 4, 3, 2)),
     (IMAGE, lambda x: layers.Conv2D(x, 4, 3, 2)),  # directly
     (IMAGE, lambda x: layers.Conv2D(x, 4, 3, groups=4)),  # depthwise
-    # By Winograd's algorithm, in both orders of its products.
+    # By Winograd's algorithm, in both orders of its products, and at a stride.
     (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),
     (MANY_TILES, lambda x: layers.Conv2D(x, 16, 3)),
+    (LARGE, lambda x: layers.Conv2D(x, 64, 3, 2)),
     (WIDE, lambda x: layers.Conv2D(x, 64, 1)),  # as an implicit matrix product
     (WIDE, lambda x: layers.Conv2D(x, 64, 1, 2)),  # by sums along pixels
     (VOLUME, lambda x: layers.Conv3D(x, 4, 3, 2)),

@@ -12,11 +12,13 @@ from dhhpc_kernels.cpu.convolutions import (
     implicit_convolution,
     pointwise_gradient,
     winograd_convolution,
+    winograd_strided,
 )
 from dhhpc_kernels.cpu.convolutions.algorithms import (
     DEPTHWISE,
     DIRECT,
     PRODUCT,
+    STRIDED,
     SUMS,
     choose_backward,
     choose_forward,
@@ -32,6 +34,7 @@ _OTHERS = {
     DEPTHWISE: depthwise_convolution,
     PRODUCT: implicit_convolution,
     SUMS: pointwise_gradient,
+    STRIDED: winograd_strided,
 }
 
 

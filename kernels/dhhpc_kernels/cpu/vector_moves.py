@@ -5,10 +5,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, LANES, ROWS, Emitter, index, pointer_at
+from dhhpc_kernels.cpu.vectors import Vectors
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -71,10 +71,9 @@ def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, star
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, place, target, start = arguments
-        emit = Emitter(builder)
+        emit = Vectors(builder)
         source = pointer_at(context, builder, signature.args[0], source, place)
-        first, second = emit.load(source), emit.load(builder.gep(source, [index(LANES)]))
-        values = emit.shuffle(first, second, list(range(0, 2 * LANES, 2)))
+        values, _ = emit.unzip([emit.load(source), emit.load(builder.gep(source, [index(LANES)]))])
         emit.store(values, pointer_at(context, builder, signature.args[2], target, start))
         return context.get_dummy_value()
 
@@ -133,16 +132,15 @@ def _interleave(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, first, second, add, target, start = arguments
-        emit = Emitter(builder)
+        emit = Vectors(builder)
         added = emit.broadcast(add)
-        one, other = (
-            builder.fadd(emit.load(pointer_at(context, builder, signature.args[0], source, place)), added)
+        values = [
+            emit.add(emit.load(pointer_at(context, builder, signature.args[0], source, place)), added)
             for place in (first, second)
-        )
+        ]
         target = pointer_at(context, builder, signature.args[4], target, start)
-        for half in range(2):
-            lanes = [(half * LANES + lane) // 2 + lane % 2 * LANES for lane in range(LANES)]
-            emit.store(emit.shuffle(one, other, lanes), builder.gep(target, [index(half * LANES)]))
+        for half, value in enumerate(emit.zip(values)):
+            emit.store(value, builder.gep(target, [index(half * LANES)]))
         return context.get_dummy_value()
 
     return signature, generate
@@ -154,13 +152,7 @@ def _prefetch(typing_context: Any, source: Any, place: Any) -> tuple[Any, Any]:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, place = arguments
-        numbers = [ir.Constant(_LANE, number) for number in (0, 3, 1)]
-        pointer = pointer_at(context, builder, signature.args[0], source, place)
-        byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [byte.type, *(number.type for number in numbers)])
-        builder.call(
-            cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [byte, *numbers]
-        )
+        Vectors(builder).prefetch(pointer_at(context, builder, signature.args[0], source, place))
         return context.get_dummy_value()
 
     return signature, generate

@@ -13,9 +13,11 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     forward_correlation,
 )
 from dhhpc_kernels.cpu.convolutions.pointwise_gradient import is_strided_pointwise
+from dhhpc_kernels.cpu.convolutions.strided_transforms import PHASES, PRODUCTS, TILE
+from dhhpc_kernels.cpu.convolutions.winograd_strided import is_strided
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT, DEPTHWISE, PRODUCT, SUMS = 0, 1, 3, 5
+DIRECT, DEPTHWISE, PRODUCT, SUMS, STRIDED = 0, 1, 3, 5, 6
 TILES = (2, 4)  # of Winograd's algorithm
 _FORCED = {"direct": DIRECT, "product": PRODUCT}
 
@@ -23,12 +25,14 @@ _FORCED = {"direct": DIRECT, "product": PRODUCT}
 # channel, and the part of the peak that the inner loops reach.
 _SOURCE_CYCLES = {2: 18.0, 4: 42.0}
 _TARGET_CYCLES = {2: 10.0, 4: 22.0}
+_PHASE_CYCLES, _PIXELS_CYCLES = 65.0, 55.0  # the same at a stride of 2, of one phase
 _PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
 # Of the two direct algorithms: to gather a pixel of one source channel under one tap, beside the cost of each
 # row; to copy a pixel of a source plane; and the part of the peak for the gradient by the weights, which the
 # first algorithm takes by sums along the pixels, and the second from turned pixels.
 _GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
 _SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
+_MOST_PAIRS = 64  # of a source and a target channel for each of them at a stride of 2, without depth taps
 _MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
 # Of a channel; of more, the other algorithms multiply a pixel that they have loaded by several kernels.
 _MOST_KERNELS = 8
@@ -80,8 +84,9 @@ def choose_weights(shape: Geometry) -> int:
 def _choose_forward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
-    return _winograd_forward(shape, setting) or _cheaper_correlation(
-        forward_correlation(shape), shape.size[1:], setting
+    transforms = PHASES * shape.channels * _PHASE_CYCLES + shape.kernels * _PIXELS_CYCLES
+    return _winograd_forward(shape, setting) or _other(
+        shape, forward_correlation(shape), shape.size[1:], transforms, setting
     )
 
 
@@ -93,7 +98,8 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
         tile = _cheapest(shape.channels, shape.kernels * shape.kernel[0], shape.size[1:], setting)
         if tile != DIRECT:
             return tile
-    return _cheaper_correlation(backward_correlation(shape), shape.out_size[1:], setting)
+    transforms = shape.kernels * _PHASE_CYCLES + PHASES * shape.channels * _PIXELS_CYCLES
+    return _other(shape, backward_correlation(shape), shape.out_size[1:], transforms, setting)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -127,18 +133,16 @@ def _gathering(correlation: Correlation, source: Pair) -> float:
     return _GATHER_CYCLES + (0 if whole_planes else _ROW_CYCLES / columns)
 
 
-def _cheaper_correlation(correlation: Correlation, source: Pair, setting: str) -> int:
-    """DIRECT or PRODUCT, from the cycles for one pixel of the target, one tap and one channel."""
-    if setting in _FORCED:
-        return _FORCED[setting]
+def _cheaper_correlation(correlation: Correlation, source: Pair) -> tuple[int, float]:
+    """DIRECT or PRODUCT, and the cycles for one pixel of the target, one tap and one source channel."""
     taps = [tap for phase in correlation.taps for tap in phase]
+    products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
     if len(taps) == 1 and correlation.source_step == (1, 1):
-        return PRODUCT  # nothing need be gathered
+        return PRODUCT, products / _PRODUCTS_EFFICIENCY  # nothing need be gathered
     rows, columns = correlation.grid
     span = max(column for _, _, column in taps) - min(column for _, _, column in taps)
     pitch = columns + span // correlation.source_step[1]
     run = windows((rows - 1) * pitch + columns) * COLUMNS / (rows * columns)
-    products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
     many = correlation.source_channels > _MANY_CHANNELS
     direct = run * products / (_DIRECT_EFFICIENCY if many else _PRODUCTS_EFFICIENCY)
     step = correlation.source_step[0] * correlation.source_step[1]
@@ -146,7 +150,27 @@ def _cheaper_correlation(correlation: Correlation, source: Pair, setting: str) -
     # What several phases' taps meet is gathered once.
     once = len({tap[1:] for tap in taps}) / len(taps)
     gathered = products / _PRODUCTS_EFFICIENCY + once * _gathering(correlation, source)
-    return DIRECT if direct + copying < gathered else PRODUCT
+    return min((direct + copying, DIRECT), (gathered, PRODUCT))[::-1]
+
+
+def _other(shape: Geometry, correlation: Correlation, source: Pair, transforms: float, setting: str) -> int:
+    """STRIDED, where the shape allows it, DIRECT or PRODUCT. transforms: cycles for a tile's channels."""
+    if setting in _FORCED:
+        return _FORCED[setting]
+    algorithm, cycles = _cheaper_correlation(correlation, source)
+    if not is_strided(shape):
+        return algorithm
+    if setting == "winograd":
+        return STRIDED
+    if shape.channels * shape.kernels > _MOST_PAIRS * (shape.channels + shape.kernels):
+        return algorithm  # the transformed weights would be too many
+    rows, columns = shape.out_size[1:]
+    tile_rows, tile_columns = -(-rows // TILE), -(-columns // TILE)
+    lanes = tile_rows * -(-tile_columns // LANES) * LANES
+    products = tile_rows * tile_columns * PRODUCTS * shape.channels * shape.kernels / (2 * LANES)
+    strided = lanes * transforms * 8 / LANES + products / _PRODUCTS_EFFICIENCY
+    points = correlation.grid[0] * correlation.grid[1]
+    return STRIDED if strided < points * 9 * correlation.source_channels * cycles else algorithm
 
 
 def _cheapest(targets: int, sources: int, out_size: Pair, setting: str) -> int:
@@ -172,5 +196,6 @@ def describe(algorithm: int) -> str:
         DEPTHWISE: "depthwise",
         PRODUCT: "implicit product",
         SUMS: "sums along pixels",
+        STRIDED: "winograd 4x4 at stride 2",
     }
     return names.get(algorithm, f"winograd {algorithm}x{algorithm}")

@@ -12,10 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.convolutions.winograd_transforms import Vectors
 from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
-
-Value = Any
+from dhhpc_kernels.cpu.vectors import Value, Vectors
 
 FLOAT_BYTES = 4
 _FLOAT = ir.FloatType()

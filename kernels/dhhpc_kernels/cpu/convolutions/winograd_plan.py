@@ -6,6 +6,7 @@ import numpy as np
 
 from dhhpc_kernels.cpu.convolutions.geometry import Pair
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
+from dhhpc_kernels.parallel import threads
 
 PATCH_PITCH = -(-6 // LANES) * LANES  # of the rows of the largest tile's input, in whole vectors
 PATCH_FLOATS = 6 * PATCH_PITCH * LANES  # of a vector of such inputs
@@ -54,22 +55,27 @@ def make_plan(
     padding: Pair,
     most_tiles: int,
     depth: int | None = None,
+    taking_turns: bool = True,
 ) -> Plan:
     """The plan of a batch of images, with blocks of at most about most_tiles tiles.
 
     channels: of the source and of the target. depth: source channels at a time where the transformed weights
     are not kept, a multiple of LANES; then channels are the lanes of the products, otherwise tiles are.
+    taking_turns: whether a thread takes a block by itself.
     """
     source_channels, target_channels = channels
     tile_rows, tile_columns = (-(-size // tile) for size in out_size)
     all_rows = batch * tile_rows
     most_rows = min(max(1, most_tiles // tile_columns), all_rows)
     if depth is None:
-        # Of about that many, the number of tile rows that fills its last register block best.
-        block_rows = min(
-            range(max(1, most_rows // 2), most_rows + 1),
-            key=lambda rows: (-(-rows * tile_columns // COLUMNS) * COLUMNS / (rows * tile_columns), -rows),
-        )
+
+        def columns(rows: int) -> tuple[float, int]:
+            """Of whole register blocks; with half a block's, for which other threads wait at the end."""
+            blocks, rest = divmod(all_rows, rows)
+            block, last = (-(-count * tile_columns // COLUMNS) * COLUMNS for count in (rows, rest))
+            return blocks * block + last + (block / 2 if taking_turns else 0), -rows
+
+        block_rows = min(range(max(1, most_rows // 2), most_rows + 1), key=columns)
     else:
         blocks = -(-all_rows // most_rows)
         block_rows = -(-all_rows // blocks)
@@ -109,6 +115,14 @@ def make_plan(
 
 def register_blocks(channels: int) -> int:
     return -(-channels // ROWS)
+
+
+def target_parts(plan: Plan, batch: int, channels: int) -> int:
+    """Into how many parts so many target channels are divided, to give every thread work."""
+    blocks = -(-batch * plan.tile_rows // plan.block_rows)
+    all_blocks = register_blocks(channels)
+    wanted = min(all_blocks, -(-threads() // blocks))
+    return -(-all_blocks // -(-all_blocks // wanted))
 
 
 def target_pitch(plan: Plan, blocks: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions import winograd_plan
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
-from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks, target_parts
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
     Kernels,
     store_gradient,
@@ -189,20 +189,14 @@ def _add_block(
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, block_floats: int
+    tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, gradient: bool = False
 ) -> tuple[Plan, np.ndarray]:
-    fitting = block_floats // ((tile + 2) ** 2 * sum(channels))
+    fitting = (_GRADIENT_BLOCK_FLOATS if gradient else _BLOCK_FLOATS) // ((tile + 2) ** 2 * sum(channels))
     most_tiles = min(max(fitting, _LEAST_TILES), _MOST_TILES)
-    plan = winograd_plan.make_plan(tile, batch, channels, out_size, padding, most_tiles)
+    plan = winograd_plan.make_plan(
+        tile, batch, channels, out_size, padding, most_tiles, taking_turns=not gradient
+    )
     return plan, winograd_plan.offsets(plan)
-
-
-def _parts(plan: Plan, batch: int) -> int:
-    """Into how many parts the target channels are divided, to give every thread work."""
-    blocks = -(-batch * plan.tile_rows // plan.block_rows)
-    all_blocks = register_blocks(plan.target_channels)
-    wanted = min(all_blocks, -(-threads() // blocks))
-    return -(-all_blocks // -(-all_blocks // wanted))
 
 
 def _part_size(plan: Plan, parts: int) -> int:
@@ -227,7 +221,7 @@ def convolve(
     """Transform the weights, then share the blocks of all images out to the threads."""
     batch, channels = source.starts.shape
     out_size = (out.height, out.width)
-    plan, offsets = _plan(tile, batch, (channels, out.starts.shape[1]), out_size, padding, _BLOCK_FLOATS)
+    plan, offsets = _plan(tile, batch, (channels, out.starts.shape[1]), out_size, padding)
     weights, workspace = np.split(workspace, [plan.elements * plan.kernel_pitch])
     run_parallel(
         transform_blocks,
@@ -236,7 +230,7 @@ def convolve(
             for first, last in shares(register_blocks(plan.target_channels), threads())
         ],
     )
-    parts = _parts(plan, batch)
+    parts = target_parts(plan, batch, plan.target_channels)
     turns, units = new_turns(), -(-batch * plan.tile_rows // plan.block_rows) * parts
     size = _part_size(plan, parts)
     check_workspace(workspace, size)
@@ -249,8 +243,10 @@ def convolve(
 
 def convolve_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
     """Number of float32 that `convolve` needs, for the number of threads set now."""
-    plan, _ = _plan(tile, batch, channels, out_size, padding, _BLOCK_FLOATS)
-    return plan.elements * plan.kernel_pitch + threads() * _part_size(plan, _parts(plan, batch))
+    plan, _ = _plan(tile, batch, channels, out_size, padding)
+    return plan.elements * plan.kernel_pitch + threads() * _part_size(
+        plan, target_parts(plan, batch, plan.target_channels)
+    )
 
 
 def _sums_pitches(plan: Plan) -> Pair:
@@ -276,7 +272,7 @@ def convolve_gradient(
     batch, channels = source.starts.shape
     targets = grad_out.starts.shape[1]
     out_size = (grad_out.height, grad_out.width)
-    plan, offsets = _plan(tile, batch, (channels, targets), out_size, padding, _GRADIENT_BLOCK_FLOATS)
+    plan, offsets = _plan(tile, batch, (channels, targets), out_size, padding, gradient=True)
     sizes = _gradient_sizes(plan)
     sums, sources, gradients, rest = np.split(workspace, np.cumsum(sizes).tolist())
     pitch = gradients.size // plan.elements
@@ -325,5 +321,5 @@ def convolve_gradient(
 
 def convolve_gradient_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:
     """Number of float32 that `convolve_gradient` needs, for the number of threads set now."""
-    plan, _ = _plan(tile, batch, channels, out_size, padding, _GRADIENT_BLOCK_FLOATS)
+    plan, _ = _plan(tile, batch, channels, out_size, padding, gradient=True)
     return sum(_gradient_sizes(plan)) + threads() * plan.rows

@@ -17,6 +17,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_transforms import (
     AHEAD,
     split_2,
     split_4,
+    split_8,
     transform_gradient_2,
     transform_gradient_4,
     transform_input_2,
@@ -80,9 +81,13 @@ def transform_kernels(
         place = (channel - first_channel) * COLUMNS
         for row in range(first_target, last_target, LANES):
             if tile == 4:
-                transform_kernels_4(values, rows, row, channels, channel, turned, transformed, place, pitch)
+                transform_kernels_4(
+                    values, rows, row, channels, channel, turned, transformed, place, pitch, 0
+                )
             else:
-                transform_kernels_2(values, rows, row, channels, channel, turned, transformed, place, pitch)
+                transform_kernels_2(
+                    values, rows, row, channels, channel, turned, transformed, place, pitch, 0
+                )
             place += LANES
 
 
@@ -101,10 +106,21 @@ def transform_blocks(
     for row in range(first_target, last_target, ROWS):
         for channel in range(0, plan.source_channels, LANES // ROWS):
             if tile == 4:
-                transform_rows_4(values, rows, row, channels, channel, turned, transformed, place, pitch)
+                transform_rows_4(values, rows, row, channels, channel, turned, transformed, place, pitch, 0)
             else:
-                transform_rows_2(values, rows, row, channels, channel, turned, transformed, place, pitch)
+                transform_rows_2(values, rows, row, channels, channel, turned, transformed, place, pitch, 0)
             place += LANES
+
+
+@compile_kernel
+def _split(tile: int, source: np.ndarray, start: int, target: np.ndarray, place: int, phase: int) -> None:
+    """A vector of every tile-th float for each of the tile's phases."""
+    if tile == 8:
+        split_8(source, start, target, place, phase, 0, 0)
+    elif tile == 4:
+        split_4(source, start, target, place, phase, 0, 0)
+    else:
+        split_2(source, start, target, place, phase, 0, 0)
 
 
 @compile_kernel
@@ -123,7 +139,7 @@ def split_rows(
     """
     images, height, width = source.values, source.height, source.width
     tile = plan.tile
-    shift = 2 if tile == 4 else 1  # dividing by the tile, a power of two, without a division
+    shift = 3 if tile == 8 else tile // 2  # dividing by the tile, a power of two, without a division
     phase = plan.phase
     columns = -(-plan.tile_columns // LANES) * LANES
     end = left + width
@@ -135,14 +151,10 @@ def split_rows(
             if outside:  # of the array: by way of the line
                 copy_floats(images, begin + left, workspace, left, width)
             for t in range(0, columns, LANES):
-                if tile == 4 and outside:
-                    split_4(workspace, t * 4, workspace, place + t, phase, 0, 0)
-                elif tile == 4:
-                    split_4(images, begin + t * 4, workspace, place + t, phase, 0, 0)
-                elif outside:
-                    split_2(workspace, t * 2, workspace, place + t, phase, 0, 0)
+                if outside:
+                    _split(tile, workspace, t * tile, workspace, place + t, phase)
                 else:
-                    split_2(images, begin + t * 2, workspace, place + t, phase, 0, 0)
+                    _split(tile, images, begin + t * tile, workspace, place + t, phase)
             # The last tile's input ends two pixels into the next tile.
             for x in range(columns * tile, min(columns * tile + 2, end)):
                 workspace[place + (x & (tile - 1)) * phase + columns] = images[begin + x]
