@@ -3,11 +3,33 @@
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dhhpc_kernels.cpu.microkernel import LANES, Emitter, index
+
 _FLOATS = types.Array(types.float32, 1, "C")
+_SHORT = 16 * LANES  # floats: to call memcpy takes longer than to copy so few of them
+
+
+def emit_copy(builder: ir.IRBuilder, target: ir.Value, source: ir.Value, count: ir.Value) -> None:
+    """Copy `count` floats; of short runs whole vectors, the last of which overlaps the one before."""
+    last = builder.sub(count, index(LANES))
+    vectors = builder.icmp_unsigned("<=", last, index(_SHORT - LANES))  # nor are they fewer than LANES
+    with builder.if_else(vectors) as (short, long):
+        with short:
+            emit = Emitter(builder)
+
+            def copy(place: ir.Value) -> None:
+                emit.store(emit.load(builder.gep(source, [place])), builder.gep(target, [place]))
+
+            with cgutils.for_range_slice(builder, index(0), last, index(LANES), index(0).type) as (place, _):
+                copy(place)
+            copy(last)
+        with long:
+            cgutils.raw_memcpy(builder, target, source, count, 4)
 
 
 def _copy_floats(
@@ -21,7 +43,7 @@ def _copy_floats(
         make = context.make_array(_FLOATS)
         read = builder.gep(make(context, builder, source).data, [start])
         written = builder.gep(make(context, builder, target).data, [place])
-        cgutils.raw_memcpy(builder, written, read, count, 4)
+        emit_copy(builder, written, read, count)
         return context.get_dummy_value()
 
     return signature, generate

@@ -10,7 +10,8 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.depthwise_kernels import (
-    BLOCKS,
+    BLOCK_ROWS,
+    BLOCK_VECTORS,
     KINDS,
     NARROW,
     PAIRS,
@@ -66,16 +67,16 @@ def _join_rows(
 def _kind(tall: int, pairs: bool, rows: int, columns: int) -> int:
     """The kind of blocks that computes so many rows and columns."""
     if pairs:
-        return PAIRS if rows >= BLOCKS[KINDS[PAIRS]][4] else PAIRS_ROW
+        return PAIRS if rows >= BLOCK_ROWS[KINDS[PAIRS]] else PAIRS_ROW
     if tall == 2:
         kind = TALL_STRIDED
     elif tall:
         kind = TALL_WIDE if columns > LANES else TALL_NARROW
     else:
         kind = WIDE if columns > 2 * LANES else NARROW
-    if rows < BLOCKS[KINDS[kind]][4]:
+    if rows < BLOCK_ROWS[KINDS[kind]]:
         kind = WIDE
-    return kind if rows >= BLOCKS[KINDS[kind]][4] else ROW
+    return kind if rows >= BLOCK_ROWS[KINDS[kind]] else ROW
 
 
 @compile_kernel
@@ -83,7 +84,7 @@ def _block(kind: int, columns: int) -> int:
     """Which block of a kind goes on where so many columns are left: the widest not wider than they need."""
     vectors = -(-columns // LANES)
     block = KINDS[kind]
-    while BLOCKS[block][3] > vectors:
+    while BLOCK_VECTORS[block] > vectors:
         block += 1
     return block
 
@@ -114,14 +115,14 @@ def _sum_rows(
     """
     rows, columns = size
     kind = _kind(tall, phases == 2, rows, columns)
-    block_rows = BLOCKS[KINDS[kind]][4]
+    block_rows = BLOCK_ROWS[KINDS[kind]]
     for row in range(0, rows, block_rows):
         row = min(row, rows - block_rows)
         column = 0
         while column < columns:
             column = max(0, min(column, columns - LANES))
             block = _block(kind, columns - column)
-            width = BLOCKS[block][3] * LANES
+            width = BLOCK_VECTORS[block] * LANES
             here = target + row * pitch + column * phases
             if ahead:
                 prefetch_to_read(ahead, block_rows * width * ahead_step)

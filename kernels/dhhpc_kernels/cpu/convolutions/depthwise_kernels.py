@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -43,7 +44,9 @@ _KINDS = (
     _blocks(1, 1, 2, (2, 1), 1),
 )
 BLOCKS = sum(_KINDS, ())
-KINDS = tuple(itertools.accumulate(map(len, _KINDS), initial=0))
+# Arrays, for to look up a place of a tuple that is only known later takes as long as to sum a row of pixels.
+KINDS = np.array(list(itertools.accumulate(map(len, _KINDS), initial=0)))
+BLOCK_VECTORS, BLOCK_ROWS = (np.array([block[place] for block in BLOCKS]) for place in (3, 4))
 
 TAPS = 9  # whose products `sum_products` sums at once: those of a 3x3 kernel, each with an address of its own
 

@@ -12,6 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dhhpc_kernels.cpu.convolutions.copying import emit_copy
 from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
 from dhhpc_kernels.cpu.vectors import Value, Vectors
 
@@ -59,7 +60,7 @@ def _copy_run(typing_context: Any, source: Any, target: Any, count: Any) -> tupl
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, target, count = arguments
         at = Lanes(builder).at
-        cgutils.raw_memcpy(builder, at(target), at(source), count, FLOAT_BYTES)
+        emit_copy(builder, at(target), at(source), count)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate

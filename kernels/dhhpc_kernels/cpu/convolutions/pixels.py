@@ -149,6 +149,10 @@ def gather(
                 left = min(take, max(0, inside_left - column))
                 right = max(left, min(take, inside_right - column))
                 begin = start + y * width + column * step_x + start_x
+                if step_x == 2 and tap == 0 and channel + _AHEAD < starts.shape[1]:
+                    later = starts[image, channel + _AHEAD] + y * width + column * step_x
+                    for i in range(0, take * step_x, LINE):
+                        prefetch(values, later + i)
                 if step_x > 2 or begin + right * step_x > safe:
                     for i in range(left, right):
                         lines[place + i] = values[begin + i * step_x]
