@@ -10,6 +10,7 @@ import pytest
 from dhhpc_kernels.target import vector_registers
 
 PROGRAM = """
+import os
 import sys
 import numpy as np
 import dhhpc_kernels.target
@@ -21,9 +22,10 @@ from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
 # By each algorithm:
-for stride, channels, kernels, groups in (
-    (1, 60, 70, 1), (2, 19, 21, 1), (2, 19, 19, 19)
+for stride, channels, kernels, groups, setting in (
+    (1, 60, 70, 1, "auto"), (2, 19, 21, 1, "auto"), (2, 19, 19, 19, "auto"), (2, 18, 21, 1, "winograd")
 ):
+    os.environ["DHHPC_CONVOLUTION"] = setting
     options = ((stride, stride), (1, 1), (1, 1), groups)
     x = generator.standard_normal((2, channels, 19, 17), np.float32)
     weight = generator.standard_normal((kernels, channels // groups, 3, 3), np.float32)
@@ -32,12 +34,13 @@ for stride, channels, kernels, groups in (
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
     assert ("depthwise" in names.values()) == (groups > 1), names
     assert ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
+    assert ("winograd 4x4 at stride 2" in names.values()) == (setting == "winograd"), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
     forward, data, weights = np.empty_like(out), np.empty_like(x), np.empty_like(weight)
     cpu.convolution_forward(x, weight, None, forward, workspace, *options)
     cpu.convolution_backward_data(out, weight, data, workspace, *options)
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-    case = f"{stride} {channels} {groups}"
+    case = f"{stride} {channels} {groups} {setting}"
     results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
 np.savez(sys.argv[1], **results)
 print(cache_folder())
