@@ -72,7 +72,7 @@ def told(forecaster: Forecaster, forecast: Forecast) -> list[str]:
     lines = [f"on {most}, what limits is {last.limit}"]
     if forecast.past is None:
         lines.append(f"efficiency stays at {GOOD_EFFICIENCY:g} or above, up to {most}")
-    elif forecast.past <= 1:
+    elif forecast.past <= forecast.rows[0].ranks:
         lines.append(f"efficiency is below {GOOD_EFFICIENCY:g} from the first row on")
     else:
         lines.append(f"past {forecast.past:.0f} ranks efficiency is below {GOOD_EFFICIENCY:g}")

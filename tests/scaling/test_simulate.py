@@ -142,6 +142,10 @@ def test_a_slow_network_asks_for_longer_periods(tmp_path: Path, capsys) -> None:
     assert row["shares"]["communication"] == pytest.approx(10 * 0.1 / row["epoch_seconds"], rel=0.02)
     hopeless = json.loads(call(capsys, *arguments[:-1], 0.999, "--json"))["modelled"][0]
     assert hopeless["period"] is None
+    # Where already the first row is below, no rank count is named past which it would be.
+    told = call(capsys, *arguments, "--set", "parallel.period=1")
+    assert "efficiency is below 0.8 from the first row on" in told
+    assert "past 2 ranks" not in told
 
 
 def test_runs_validate_each_other(tmp_path: Path, capsys) -> None:
