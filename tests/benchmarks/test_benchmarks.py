@@ -126,14 +126,15 @@ def test_the_peak_is_above_blas_and_below_what_cpus_can():
 
 
 def test_explain_names_the_algorithms():
-    result = bench("--explain", "--only", "training mnist", "--only", "3x3/2 256-512@14", "--json")
+    result = bench("--explain", "--only", "training mnist", "--only", "3x3/2 64-128@56", "--json")
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout)
-    assert [row["case"] for row in rows] == ["convolution 3x3/2 256-512@14"] + [
+    assert [row["case"] for row in rows] == ["convolution 3x3/2 64-128@56"] + [
         "training mnist 100x1x28x28"
     ] * 4
     assert [row["weights"] for row in rows[1:]] == ["32x1x3x3", "64x32x3x3", "128x64x3x3", "256x128x3x3"]
-    assert rows[0]["forward"] == rows[0]["backward_data"] == rows[0]["backward_weights"] == "implicit product"
+    assert rows[0]["forward"] == rows[0]["backward_data"] == "winograd 4x4 at stride 2"
+    assert rows[0]["backward_weights"] == "implicit product"
 
 
 def test_names_are_unique():

@@ -132,8 +132,10 @@ def test_choice_of_the_algorithm(monkeypatch):
     assert chosen(1, 32, 256) == algorithms.DIRECT  # the transforms would cost more than they save
     assert chosen(512, 512, 7) == 4  # even where a quarter of the results are thrown away
     assert chosen(64, 64, 56, kernel=5) == algorithms.DIRECT
-    for options in ({"padding": 3}, {"stride": 3}, {"dilation": 2}, {"groups": 2}):
-        assert chosen(64, 64, 56, **options) not in algorithms.TILES
+    for options in ({"padding": 3}, {"dilation": 2}, {"groups": 2}):
+        assert chosen(64, 64, 56, **options) == algorithms.DIRECT
+    assert chosen(64, 64, 56, stride=2) == algorithms.STRIDED
+    assert chosen(64, 64, 56, stride=3) == algorithms.PRODUCT
     monkeypatch.setenv("DHHPC_CONVOLUTION", "direct")
     assert chosen(64, 64, 56) == algorithms.DIRECT
     monkeypatch.setenv("DHHPC_CONVOLUTION", "winograd")

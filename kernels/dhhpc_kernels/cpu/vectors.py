@@ -31,15 +31,15 @@ class Vectors(Emitter):
         """factor * a + b."""
         return self.builder.call(self.multiply_add, [ir.Constant(_VECTOR, [factor] * LANES), a, b])
 
-    def prefetch(self, pointer: Value) -> None:
+    def prefetch(self, pointer: Value, write: bool = False) -> None:
         """Begin to fetch the cache line of a pointer."""
         flag = ir.IntType(32)
         kinds = [_BYTES, flag, flag, flag]
         fetch = cgutils.get_or_insert_function(
             self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
         )
-        reading, often, data = ir.Constant(flag, 0), ir.Constant(flag, 3), ir.Constant(flag, 1)
-        self.builder.call(fetch, [self.builder.bitcast(pointer, _BYTES), reading, often, data])
+        purpose, often, data = (ir.Constant(flag, number) for number in (int(write), 3, 1))
+        self.builder.call(fetch, [self.builder.bitcast(pointer, _BYTES), purpose, often, data])
 
     def unzip(self, values: Values) -> list[Value]:
         """From 2^n vectors, which hold one sequence, the vectors of every 2^n-th element of it."""

@@ -13,8 +13,8 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     forward_correlation,
 )
 from dhhpc_kernels.cpu.convolutions.pointwise_gradient import is_strided_pointwise
-from dhhpc_kernels.cpu.convolutions.strided_transforms import PHASES, PRODUCTS, TILE
 from dhhpc_kernels.cpu.convolutions.winograd_strided import is_strided
+from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import PHASES, PRODUCTS, TILE
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
 DIRECT, DEPTHWISE, PRODUCT, SUMS, STRIDED = 0, 1, 3, 5, 6
@@ -85,7 +85,7 @@ def _choose_forward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
     transforms = PHASES * shape.channels * _PHASE_CYCLES + shape.kernels * _PIXELS_CYCLES
-    return _winograd_forward(shape, setting) or _other(
+    return _winograd_forward(shape, setting) or _strided_or_correlation(
         shape, forward_correlation(shape), shape.size[1:], transforms, setting
     )
 
@@ -99,7 +99,9 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
         if tile != DIRECT:
             return tile
     transforms = shape.kernels * _PHASE_CYCLES + PHASES * shape.channels * _PIXELS_CYCLES
-    return _other(shape, backward_correlation(shape), shape.out_size[1:], transforms, setting)
+    return _strided_or_correlation(
+        shape, backward_correlation(shape), shape.out_size[1:], transforms, setting
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -153,7 +155,9 @@ def _cheaper_correlation(correlation: Correlation, source: Pair) -> tuple[int, f
     return min((direct + copying, DIRECT), (gathered, PRODUCT))[::-1]
 
 
-def _other(shape: Geometry, correlation: Correlation, source: Pair, transforms: float, setting: str) -> int:
+def _strided_or_correlation(
+    shape: Geometry, correlation: Correlation, source: Pair, transforms: float, setting: str
+) -> int:
     """STRIDED, where the shape allows it, DIRECT or PRODUCT. transforms: cycles for a tile's channels."""
     if setting in _FORCED:
         return _FORCED[setting]

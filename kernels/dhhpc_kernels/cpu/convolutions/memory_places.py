@@ -104,13 +104,9 @@ def _prefetcher(write: bool) -> Callable[..., tuple[Any, Any]]:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             place, count = arguments
             emit = Lanes(builder)
-            number, byte = ir.IntType(32), ir.IntType(8)
-            kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
-            function = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
 
             def body(i: Value) -> None:
-                line = emit.at(builder.add(place, i), byte)
-                builder.call(function, [line, number(int(write)), number(3), number(1)])
+                emit.prefetch(emit.at(builder.add(place, i)), write)
 
             emit.steps(count, LINE, body)
             return context.get_dummy_value()

@@ -8,6 +8,11 @@ from dhhpc_kernels.cpu.convolutions.geometry import Pair
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
 from dhhpc_kernels.parallel import threads
 
+BLOCK_FLOATS = (
+    1024 * 1024
+)  # of a block's transformed arrays: all threads' ought to stay in the last-level cache
+_LEAST_TILES, _MOST_TILES = 4 * COLUMNS, 384
+
 PATCH_PITCH = -(-6 // LANES) * LANES  # of the rows of the largest tile's input, in whole vectors
 PATCH_FLOATS = 6 * PATCH_PITCH * LANES  # of a vector of such inputs
 
@@ -45,6 +50,11 @@ def spread(size: int) -> int:
     """At least size, in an odd number of cache lines: multiples of it then fall into different cache sets."""
     lines = -(-size // LINE)
     return (lines + 1 - lines % 2) * LINE
+
+
+def tiles_of_block(floats: int, elements: int, channels: Pair) -> int:
+    """Tiles of a block whose transformed sources and targets have about so many floats."""
+    return min(max(floats // (elements * sum(channels)), _LEAST_TILES), _MOST_TILES)
 
 
 def make_plan(

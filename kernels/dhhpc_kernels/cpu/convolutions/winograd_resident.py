@@ -11,7 +11,13 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions import winograd_plan
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
-from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks, target_parts
+from dhhpc_kernels.cpu.convolutions.winograd_plan import (
+    BLOCK_FLOATS,
+    Plan,
+    register_blocks,
+    target_parts,
+    tiles_of_block,
+)
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
     Kernels,
     store_gradient,
@@ -28,10 +34,8 @@ from dhhpc_kernels.turns import new_turns, take_turn
 
 F = np.float32
 
-# Of a block's transformed arrays. All threads' blocks of a convolution, or the one block of a gradient by the
-# weights, which its long sums make worth more, ought to stay in the last-level cache.
-_BLOCK_FLOATS, _GRADIENT_BLOCK_FLOATS = 1024 * 1024, 2 * 1024 * 1024
-_LEAST_TILES, _MOST_TILES = 4 * COLUMNS, 384
+# Of the one block of a gradient by the weights: its long sums make it worth more than `BLOCK_FLOATS`.
+_GRADIENT_BLOCK_FLOATS = 2 * 1024 * 1024
 
 _GROUP = 4  # register blocks whose rows stay in the first-level cache while the sources pass by
 
@@ -191,8 +195,8 @@ def _add_block(
 def _plan(
     tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, gradient: bool = False
 ) -> tuple[Plan, np.ndarray]:
-    fitting = (_GRADIENT_BLOCK_FLOATS if gradient else _BLOCK_FLOATS) // ((tile + 2) ** 2 * sum(channels))
-    most_tiles = min(max(fitting, _LEAST_TILES), _MOST_TILES)
+    floats = _GRADIENT_BLOCK_FLOATS if gradient else BLOCK_FLOATS
+    most_tiles = tiles_of_block(floats, (tile + 2) ** 2, channels)
     plan = winograd_plan.make_plan(
         tile, batch, channels, out_size, padding, most_tiles, taking_turns=not gradient
     )

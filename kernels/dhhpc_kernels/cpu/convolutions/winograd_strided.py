@@ -21,22 +21,20 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     planes,
     x_planes,
 )
-from dhhpc_kernels.cpu.convolutions.strided_tiles import (
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks
+from dhhpc_kernels.cpu.convolutions.winograd_strided_tiles import (
     store_targets,
     transform_sources,
     transform_weights,
 )
-from dhhpc_kernels.cpu.convolutions.strided_transforms import ELEMENTS, PHASES, TILE, phases_of
-from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, register_blocks
+from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import ELEMENTS, PHASES, TILE, phases_of
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import kernels_of
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_rows
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns, take_turn
 
-_BLOCK_FLOATS = 1024 * 1024  # of a block's transformed arrays, which ought to stay in the caches
 _DEPTH = 128  # source channels whose window of tiles stays in the first-level cache
-_LEAST_TILES, _MOST_TILES = 4 * COLUMNS, 384
 
 
 def is_strided(shape: Geometry) -> bool:
@@ -139,8 +137,11 @@ def _convolve_units(
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(shape: Geometry, by_x: bool) -> tuple[Plan, np.ndarray]:
-    """Of tiles of the gradient of out by_x; or of tiles of x, twice as large, with channels of each phase."""
+def _plan(shape: Geometry, by_x: bool) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """Of tiles of the gradient of out by_x; or of tiles of x, twice as large, with channels of each phase.
+
+    With it what multiply_rows steps by, down the weights and the transformed tiles.
+    """
     height, width = shape.out_size[1:]
     if by_x:
         step, size, padding = TILE, (height, width), (0, 0)
@@ -148,12 +149,13 @@ def _plan(shape: Geometry, by_x: bool) -> tuple[Plan, np.ndarray]:
     else:
         step, size, padding = 2 * TILE, (2 * height, 2 * width), (1, 1)
         channels = (PHASES * shape.channels, shape.kernels)
-    most_tiles = min(max(_BLOCK_FLOATS // (ELEMENTS * sum(channels)), _LEAST_TILES), _MOST_TILES)
+    most_tiles = winograd_plan.tiles_of_block(winograd_plan.BLOCK_FLOATS, ELEMENTS, channels)
     batch = shape.batch * shape.out_size[0]
     plan = winograd_plan.make_plan(step, batch, channels, size, padding, most_tiles)
     line = max(plan.line, 2 * TILE * LANES * -(-plan.tile_columns // LANES)) if by_x else plan.line
     plan = plan._replace(elements=ELEMENTS, line=line, rows=plan.rows + line - plan.line)
-    return plan, winograd_plan.offsets(plan)
+    steps, _ = winograd_plan.counts(_DEPTH)
+    return plan, steps, winograd_plan.offsets(plan)
 
 
 def _targets(shape: Geometry, by_x: bool) -> int:
@@ -182,8 +184,7 @@ def _convolve(
     by_x: bool,
 ) -> None:
     """Transform the weights, then share the blocks of all images out to the threads."""
-    plan, offsets = _plan(shape, by_x)
-    steps, _ = winograd_plan.counts(_DEPTH)
+    plan, steps, offsets = _plan(shape, by_x)
     kernels = kernels_of(weight, by_x)
     weights, workspace = np.split(workspace, [ELEMENTS * plan.kernel_pitch])
     channels, blocks = source.starts.shape[1], register_blocks(_targets(shape, by_x))
@@ -239,7 +240,7 @@ def workspace_size(shape: Geometry) -> int:
     """Number of float32 that both need, for the number of threads set now."""
     sizes = []
     for by_x in (False, True):
-        plan, _ = _plan(shape, by_x)
+        plan, _, _ = _plan(shape, by_x)
         parts = _parts(shape, plan, by_x)
         sizes.append(ELEMENTS * plan.kernel_pitch + threads() * _part_size(shape, plan, by_x, parts))
     return max(sizes)

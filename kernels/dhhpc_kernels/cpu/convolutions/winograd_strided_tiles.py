@@ -5,7 +5,8 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.copying import copy_floats
 from dhhpc_kernels.cpu.convolutions.geometry import Planes
-from dhhpc_kernels.cpu.convolutions.strided_transforms import (
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan
+from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import (
     PHASES,
     SIDE,
     TILE,
@@ -19,7 +20,6 @@ from dhhpc_kernels.cpu.convolutions.strided_transforms import (
     transform_phase_3,
     transform_results,
 )
-from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import Kernels, split_rows
 from dhhpc_kernels.cpu.microkernel import LANES, LINE, ROWS
 from dhhpc_kernels.cpu.vector_moves import prefetch
