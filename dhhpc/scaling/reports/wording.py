@@ -46,11 +46,12 @@ def findings(results: Results, text: type[str], figure: Figure) -> list[str]:
 
     if not results.rows:
         return [text("No point of this study has finished.")]
+    sharing = runs_that_share(results.points)
     sentences: list[str] = []
     for kind, rows in kinds_of(results.rows).items():
         subject = text("{}: training").format(kind) if kind else text("Training")
         times = {row.ranks: row.totm for row in rows}
-        sentences += times_in_words(subject, rows, times, 1, runs_that_share(results.points), text, figure)
+        sentences += times_in_words(subject, rows, times, 1, sharing, text, figure)
     if results.study.target is not None:
         sentences.append(target_reached(results, text, figure))
     key, sentence = REACHED[results.task]
