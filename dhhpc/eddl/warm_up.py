@@ -27,7 +27,8 @@ VOLUME: Shape = (4, 8, 8, 8)
 EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (LINE, lambda x: layers.Conv1D(x, 4, 3, 2)),
     (IMAGE, lambda x: layers.Conv2D(x, 4, 3, 2)),  # directly
-    (IMAGE, lambda x: layers.Conv2D(x, 4, 3, groups=4)),  # depthwise
+    (IMAGE, lambda x: layers.Conv2D(x, 4, 3, groups=4)),  # depthwise, from copies and straight from x
+    (MANY_TILES, lambda x: layers.Conv2D(x, 16, 3, groups=16)),
     # By Winograd's algorithm, in both orders of its products, and at a stride.
     (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),
     (MANY_TILES, lambda x: layers.Conv2D(x, 16, 3)),

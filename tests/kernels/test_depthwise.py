@@ -44,6 +44,12 @@ class Case(NamedTuple):
     def weight_shape(self) -> Shape:
         return self.channels * self.multiplier, 1, *self.kernel
 
+    @property
+    def out_shape(self) -> Shape:
+        sizes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        out_size = ((size + 2 * pad - d * (taps - 1) - 1) // step + 1 for size, taps, step, pad, d in sizes)
+        return self.batch, self.channels * self.multiplier, *out_size
+
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
@@ -80,21 +86,20 @@ def guarded(shape: Shape, fill: float = np.nan) -> tuple[np.ndarray, np.ndarray]
 
 
 def convolve(case: Case, kernels, draw) -> dict[str, np.ndarray]:
-    """Our output and gradients; the workspace is poisoned before each kernel."""
+    """Our output and gradients of numbers drawn."""
     x, weight, bias = draw(1, *case.x_shape), draw(2, *case.weight_shape), draw(3, case.weight_shape[0])
-    out_size = (
-        (size + 2 * pad - spread * (taps - 1) - 1) // step + 1
-        for size, taps, step, pad, spread in zip(
-            case.size, case.kernel, case.stride, case.padding, case.dilation, strict=True
-        )
-    )
-    out_shape = (case.batch, len(weight), *out_size)
-    grad_out = draw(4, *out_shape)
+    return convolve_arrays(case, kernels, x, weight, bias, draw(4, *case.out_shape))
+
+
+def convolve_arrays(
+    case: Case, kernels, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, grad_out: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Our output and gradients; the workspace is poisoned before each kernel."""
     workspace, *results = (
         guarded(shape)
         for shape in (
             (kernels.convolution_workspace(x.shape, weight.shape, *case.options),),
-            out_shape,
+            case.out_shape,
             x.shape,
             weight.shape,
         )
@@ -141,6 +146,48 @@ def test_depthwise_convolution_equals_pytorch(case, kernels, draw, assert_close)
     assert_close(ours["out"], expected.detach().numpy())
     assert_close(ours["grad_x"], x.grad.numpy())
     assert_close(ours["grad_weight"], weight.grad.numpy())
+
+
+@settings(PROFILE, max_examples=40)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    stride=st.integers(1, 2),
+)
+@example(batch=2, channels=3, size=(28, 28), stride=1)
+@example(batch=2, channels=3, size=(56, 56), stride=2)
+@example(batch=2, channels=3, size=(57, 33), stride=2)
+@example(batch=2, channels=3, size=(9, 150), stride=1)  # rows of many vectors
+@example(batch=2, channels=3, size=(150, 99), stride=1)  # more pixels than are summed at once
+def test_3x3_taps_give_a_plane_the_same_bits_wherever_it_lies(
+    batch, channels, size, stride, kernels, draw, assert_close
+):
+    """Planes between others are read where they are, the first and the last of an array from a copy."""
+    case = Case(batch, channels, 1, size, (3, 3), (stride, stride), (1, 1), (1, 1))
+    x, weight, bias, grad_out = (
+        draw(seed, *shape)
+        for seed, shape in enumerate((case.x_shape, case.weight_shape, (channels,), case.out_shape))
+    )
+    together = convolve_arrays(case, kernels, x, weight, bias, grad_out)
+    alone = case._replace(batch=1, channels=1)
+    for i in range(batch):
+        for c in range(channels):
+            plane, channel = np.s_[i : i + 1, c : c + 1], np.s_[c : c + 1]
+            arrays = x[plane], weight[channel], bias[channel], grad_out[plane]
+            single = convolve_arrays(alone, kernels, *map(np.ascontiguousarray, arrays))
+            for name in ("out", "grad_x"):
+                assert single[name].tobytes() == together[name][plane].tobytes(), (name, i, c)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    rows, columns = ((length - 1) * stride + 1 for length in case.out_shape[2:])
+    expected = [
+        [
+            (padded[:, :, r : r + rows : stride, s : s + columns : stride] * grad_out).sum(axis=(0, 2, 3))
+            for s in range(3)
+        ]
+        for r in range(3)
+    ]
+    assert_close(together["grad_weight"][:, 0], np.transpose(expected, (2, 0, 1)))
 
 
 @pytest.mark.parametrize("size", [(45, 50), (7, 7)])
@@ -192,9 +239,9 @@ def test_a_workspace_of_fewer_threads_suffices_and_a_smaller_one_is_refused(kern
 def test_long_sums_keep_their_precision(kernels):
     """All of one sign: the error of a plain float32 sum grows with its length."""
     generator = np.random.default_rng(0)
-    x, gradient = generator.random((2, 4, 2, 150, 150), np.float32)
-    options = ((1, 1), (1, 1), (1, 1), 2)
-    weight = np.empty((2, 1, 3, 3), np.float32)
+    x, gradient = generator.random((2, 4, 3, 150, 150), np.float32)
+    options = ((1, 1), (1, 1), (1, 1), 3)
+    weight = np.empty((3, 1, 3, 3), np.float32)
     scratch = np.empty(kernels.convolution_workspace(x.shape, weight.shape, *options), np.float32)
     kernels.convolution_backward_weights(x, gradient, weight, None, scratch, *options)
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))

@@ -22,14 +22,19 @@ from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
 # By each algorithm:
-for stride, channels, kernels, groups, setting in (
-    (1, 60, 70, 1, "auto"), (2, 19, 21, 1, "auto"), (2, 19, 19, 19, "auto"), (2, 18, 21, 1, "winograd")
+for stride, channels, kernels, groups, height, width, setting in (
+    (1, 60, 70, 1, 19, 17, "auto"),
+    (2, 19, 21, 1, 19, 17, "auto"),
+    (1, 19, 19, 19, 19, 17, "auto"),
+    (2, 19, 19, 19, 36, 40, "auto"),
+    (2, 19, 19, 19, 6, 6, "auto"),
+    (2, 18, 21, 1, 19, 17, "winograd"),
 ):
     os.environ["DHHPC_CONVOLUTION"] = setting
     options = ((stride, stride), (1, 1), (1, 1), groups)
-    x = generator.standard_normal((2, channels, 19, 17), np.float32)
+    x = generator.standard_normal((2, channels, height, width), np.float32)
     weight = generator.standard_normal((kernels, channels // groups, 3, 3), np.float32)
-    size = 19 // stride + stride - 1, 17 // stride + stride - 1
+    size = -(-height // stride), -(-width // stride)
     out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
     assert ("depthwise" in names.values()) == (groups > 1), names
@@ -40,7 +45,7 @@ for stride, channels, kernels, groups, setting in (
     cpu.convolution_forward(x, weight, None, forward, workspace, *options)
     cpu.convolution_backward_data(out, weight, data, workspace, *options)
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-    case = f"{stride} {channels} {groups} {setting}"
+    case = f"{stride} {channels} {groups} {height} {setting}"
     results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
 np.savez(sys.argv[1], **results)
 print(cache_folder())

@@ -29,7 +29,11 @@ class Vectors(Emitter):
 
     def scale_add(self, factor: float, a: Value, b: Value) -> Value:
         """factor * a + b."""
-        return self.builder.call(self.multiply_add, [ir.Constant(_VECTOR, [factor] * LANES), a, b])
+        return self.fused(ir.Constant(_VECTOR, [factor] * LANES), a, b)
+
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c."""
+        return self.builder.call(self.multiply_add, [a, b, c])
 
     def prefetch(self, pointer: Value, write: bool = False) -> None:
         """Begin to fetch the cache line of a pointer."""

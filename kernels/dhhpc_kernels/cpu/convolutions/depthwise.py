@@ -11,15 +11,10 @@ import numpy as np
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.depthwise_kernels import (
     BLOCK_ROWS,
-    BLOCK_VECTORS,
-    KINDS,
     NARROW,
     PAIRS,
     PAIRS_ROW,
     ROW,
-    TALL_NARROW,
-    TALL_STRIDED,
-    TALL_WIDE,
     TAPS,
     WIDE,
     sum_products,
@@ -31,9 +26,8 @@ from dhhpc_kernels.cpu.convolutions.memory_places import (
     clear_run,
     copy_every,
     copy_run,
+    gather_run,
     place_of,
-    prefetch_to_read,
-    prefetch_to_write,
     zip_vectors,
 )
 from dhhpc_kernels.cpu.microkernel import LANES
@@ -64,78 +58,13 @@ def _join_rows(
 
 
 @compile_kernel
-def _kind(tall: int, pairs: bool, rows: int, columns: int) -> int:
+def _kind(pairs: bool, rows: int, columns: int) -> int:
     """The kind of blocks that computes so many rows and columns."""
     if pairs:
-        return PAIRS if rows >= BLOCK_ROWS[KINDS[PAIRS]] else PAIRS_ROW
-    if tall == 2:
-        kind = TALL_STRIDED
-    elif tall:
-        kind = TALL_WIDE if columns > LANES else TALL_NARROW
-    else:
-        kind = WIDE if columns > 2 * LANES else NARROW
-    if rows < BLOCK_ROWS[KINDS[kind]]:
-        kind = WIDE
-    return kind if rows >= BLOCK_ROWS[KINDS[kind]] else ROW
-
-
-@compile_kernel
-def _block(kind: int, columns: int) -> int:
-    """Which block of a kind goes on where so many columns are left: the widest not wider than they need."""
-    vectors = -(-columns // LANES)
-    block = KINDS[kind]
-    while BLOCK_VECTORS[block] > vectors:
-        block += 1
-    return block
-
-
-@compile_kernel
-def _sum_rows(
-    factors: int,
-    offsets: int,
-    counts: Pair,
-    tall: int,
-    initial: np.float32,
-    packed: int,
-    row_step: int,
-    target: int,
-    pitch: int,
-    size: Pair,
-    phases: int,
-    direct: bool,
-    ahead: int,
-    ahead_step: int,
-) -> None:
-    """target[y*pitch + x] = the grid of a phase, or of two behind each other, at (y, x) below size.
-
-    factors, packed and target are places of floats, offsets of int64. counts: taps of the phase, and of the
-    one behind it. tall: as in the plan. direct: the target is no scratch memory. ahead: where the next tile's
-    source begins, or 0; ahead_step of its pixels are asked for with each pixel of this tile. Fewer columns
-    than LANES are written LANES wide, each row before the next.
-    """
-    rows, columns = size
-    kind = _kind(tall, phases == 2, rows, columns)
-    block_rows = BLOCK_ROWS[KINDS[kind]]
-    for row in range(0, rows, block_rows):
-        row = min(row, rows - block_rows)
-        column = 0
-        while column < columns:
-            column = max(0, min(column, columns - LANES))
-            block = _block(kind, columns - column)
-            width = BLOCK_VECTORS[block] * LANES
-            here = target + row * pitch + column * phases
-            if ahead:
-                prefetch_to_read(ahead, block_rows * width * ahead_step)
-                ahead += block_rows * width * ahead_step
-            if direct:
-                for i in range(block_rows, 2 * block_rows):
-                    prefetch_to_write(here + i * pitch, width * phases)
-            last = max(0, min(columns - column, width) - LANES)
-            source = packed + row * row_step + column
-            sum_taps(
-                block, factors, offsets, counts[0], counts[1], initial, source, row_step, here, pitch, last
-            )
-            column += width
+        return PAIRS if rows >= BLOCK_ROWS[PAIRS] else PAIRS_ROW
+    if columns <= 2 * LANES and rows >= BLOCK_ROWS[NARROW]:
+        return NARROW
+    return WIDE if rows >= BLOCK_ROWS[WIDE] else ROW
 
 
 @compile_kernel
@@ -161,7 +90,7 @@ def correlate(
     bias: one value a target channel, or empty.
     """
     # Arrays are taken out of their tuples once, and passed on as places: else references would be counted.
-    layout, taps, tap_starts, tall = plan.layout, plan.taps, plan.tap_starts, plan.tall
+    layout, taps, tap_starts = plan.layout, plan.taps, plan.tap_starts
     starts, height, width = out.starts, out.height, out.width
     source_starts, size = source.starts, (source.height, source.width)
     step_y, step_x = layout.target_step
@@ -170,7 +99,7 @@ def correlate(
     packed = place_of(workspace)
     factors = packed + layout.packed_size
     lines = factors + taps.size
-    row_factors = workspace[layout.packed_size :]
+    weights_place, taps_place, taps_count = place_of(weights), place_of(taps), taps.size
     clear_run(packed, layout.packed_size)
     for unit in range(first, last):
         image, group, corner = find_tile(unit, layout)
@@ -190,34 +119,45 @@ def correlate(
         direct = columns >= LANES and (step_x == 1 or pairs)
         phases = step_x if direct else 1
         for channel in range(group * layout.targets, (group + 1) * layout.targets):
-            for k in range(taps.size):
-                row_factors[k] = weights[channel * taps.size + taps[k]]
+            gather_run(weights_place + channel * taps_count, taps_place, factors, taps_count)
             initial = bias[channel] if bias.size else F(0)
             for a in range(step_y):
                 rows = min(layout.tile[0], -((a - height) // step_y) - corner[0])
+                if rows < 1:
+                    continue
                 start = starts[image, channel] + (corner[0] * step_y + a) * width + corner[1] * step_x
                 for b in range(0, step_x, phases):
                     phase = a * step_x + b
                     begin, end = tap_starts[phase], tap_starts[phase + 1]
-                    _sum_rows(
+                    sum_taps(
+                        _kind(phases == 2, rows, columns),
+                        rows,
+                        columns,
                         factors + begin,
                         offsets + 2 * begin,
-                        (end - begin, tap_starts[phase + phases] - end),
-                        tall[phase],
+                        end - begin,
+                        tap_starts[phase + phases] - end,
                         initial,
                         packed,
                         row_step,
                         out_place + start if direct else lines + b * line,
                         step_y * width if direct else step_x * line,
-                        (rows, columns),
-                        phases,
-                        direct,
-                        ahead if phase == 0 else 0,
-                        layout.row_step * layout.column_step,
+                        ahead,
+                        layout.row_step * layout.column_step if ahead and phase == 0 else 0,
                     )
                 if not direct:
                     there, pitch = out_place + start, step_x * line
                     _join_rows(lines, pitch, line, there, step_y * width, rows, whole, step_x)
+
+
+@compile_kernel
+def add_lanes(sums: np.ndarray, taps: np.ndarray, grad_weight: np.ndarray, start: int) -> None:
+    """The gradient by a channel's weights: of each tap in turn the sum of LANES sums."""
+    for i, tap in enumerate(taps):
+        total = np.float64(0)
+        for lane in range(LANES):
+            total += np.float64(sums[i * LANES + lane])
+        grad_weight[start + tap] = total
 
 
 @compile_kernel
@@ -281,8 +221,5 @@ def correlate_weights(
                             gradient, pitch, rows, columns, packed, row_step, offsets + 2 * tap, here
                         )
         for target in range(layout.targets):
-            for tap in range(taps.size):
-                total = np.float64(0)
-                for lane in range(LANES):
-                    total += np.float64(totals[target * tap_sums + tap * LANES + lane])
-                grad_weight[(chosen * layout.targets + target) * taps.size + taps[tap]] = total
+            channel = chosen * layout.targets + target
+            add_lanes(totals[target * tap_sums :], taps, grad_weight, channel * taps.size)

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.cpu.convolutions import depthwise
+from dhhpc_kernels.cpu.convolutions import depthwise, depthwise_3x3
 from dhhpc_kernels.cpu.convolutions.depthwise_planes import (
     Plan,
     correlation_workspace,
@@ -107,12 +107,18 @@ def _backward_plan(shape: Geometry) -> Plan:
 def workspace_size(shape: Geometry) -> int:
     """Number of float32 that the three functions need as workspace, for the number of threads set now."""
     forward_plan, backward_plan = _forward_plan(shape), _backward_plan(shape)
-    size = max(
+    sizes = [
         correlation_workspace(forward_plan),
         correlation_workspace(backward_plan),
         weights_workspace(forward_plan),
-    )
-    return LINE + threads() * _whole_lines(size)
+    ]
+    if depthwise_3x3.fits(shape):
+        sizes += [
+            depthwise_3x3.correlation_workspace(forward_plan, shape.size[2]),
+            depthwise_3x3.correlation_workspace(backward_plan, shape.out_size[2]),
+            depthwise_3x3.weights_workspace(forward_plan, shape.size[2]),
+        ]
+    return LINE + threads() * _whole_lines(max(sizes))
 
 
 def _whole_lines(size: int) -> int:
@@ -134,19 +140,23 @@ def _parts(count: int, workspace: np.ndarray, size: int) -> list[tuple[np.ndarra
 
 def _correlate(
     plan: Plan,
+    straight: bool,
     source: Planes,
     weight: np.ndarray,
     bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
 ) -> None:
+    """straight: whether depthwise_3x3 fits."""
     flat = weight.reshape(-1, copy=False)
-    tiles = len(out.starts) * plan.layout.groups * plan.layout.tiles[0] * plan.layout.tiles[1]
-    parts = _parts(tiles, workspace, correlation_workspace(plan))
-    run_parallel(
-        depthwise.correlate,
-        [(source, flat, bias, out, part, plan, first, last) for part, first, last in parts],
-    )
+    planes = len(out.starts) * plan.layout.groups
+    if straight:
+        size = depthwise_3x3.correlation_workspace(plan, source.width)
+        task, parts = depthwise_3x3.correlate, _parts(planes, workspace, size)
+    else:
+        tiles = planes * plan.layout.tiles[0] * plan.layout.tiles[1]
+        task, parts = depthwise.correlate, _parts(tiles, workspace, correlation_workspace(plan))
+    run_parallel(task, [(source, flat, bias, out, part, plan, first, last) for part, first, last in parts])
 
 
 def forward(
@@ -159,7 +169,7 @@ def forward(
 ) -> None:
     """out = weight correlated with x, plus bias (K,)."""
     source, target = planes(x, forward_sources(shape)), planes(out, out_planes(shape))
-    _correlate(_forward_plan(shape), source, weight, bias, target, workspace)
+    _correlate(_forward_plan(shape), depthwise_3x3.fits(shape), source, weight, bias, target, workspace)
 
 
 def backward_data(
@@ -172,7 +182,9 @@ def backward_data(
 ) -> None:
     """The gradient by x, plus a bias (C,)."""
     source, target = planes(grad_out, backward_sources(shape)), planes(grad_x, x_planes(shape))
-    _correlate(_backward_plan(shape), source, weight, bias, target, workspace)
+    _correlate(
+        _backward_plan(shape), depthwise_3x3.fits_backward(shape), source, weight, bias, target, workspace
+    )
 
 
 def backward_weights(
@@ -185,8 +197,9 @@ def backward_weights(
     plan = _forward_plan(shape)
     source, target = planes(x, forward_sources(shape)), planes(grad_out, out_planes(shape))
     flat = grad_weight.reshape(-1, copy=False)
-    parts = _parts(plan.layout.groups, workspace, weights_workspace(plan))
-    run_parallel(
-        depthwise.correlate_weights,
-        [(source, target, flat, part, plan, first, last) for part, first, last in parts],
-    )
+    if depthwise_3x3.fits(shape):
+        task, size = depthwise_3x3.correlate_weights, depthwise_3x3.weights_workspace(plan, source.width)
+    else:
+        task, size = depthwise.correlate_weights, weights_workspace(plan)
+    parts = _parts(plan.layout.groups, workspace, size)
+    run_parallel(task, [(source, target, flat, part, plan, first, last) for part, first, last in parts])

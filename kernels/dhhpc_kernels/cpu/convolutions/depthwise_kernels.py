@@ -1,104 +1,60 @@
 """The inner loops of depthwise convolution, emitted as LLVM vector code.
 
-A block's sums are of pixels alone, some rows of some vectors. With taps one below the other, each line of
-pixels that is loaded serves several rows of sums; with any others, each load is one multiply-add's operand.
+A block's sums are of pixels alone, some rows of some vectors; each load is one multiply-add's operand.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.convolutions.memory_places import Lanes
-from dhhpc_kernels.cpu.microkernel import LANES, index
+from dhhpc_kernels.cpu.convolutions.lanes import Lanes
+from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
+from dhhpc_kernels.cpu.vectors import Value
 from dhhpc_kernels.target import vector_registers
 
 _REGISTERS = vector_registers()[1]
-TALL = 3  # taps below each other that are summed at once
 
 
-def _blocks(
-    taps: int, step: int, phases: int, widths: Sequence[int], rows: int
-) -> tuple[tuple[int, ...], ...]:
-    """Blocks of so many rows, as registers hold the sums, the taps' factors and what is loaded."""
-    rows = min(rows, (_REGISTERS - 1 - taps) // (widths[0] * phases))
-    return tuple((taps, step, phases, vectors, rows) for vectors in widths)
+class _Kind(NamedTuple):
+    """How `sum_taps` goes through a tile: by blocks of so many rows, of `widths[0]` vectors or fewer."""
+
+    phases: int
+    widths: tuple[int, ...]  # then the powers of two below the first, for what is left of a row
+    rows: int
 
 
-# The blocks of `sum_taps`, as (taps at once, their step, phases, vectors of a row, rows). Those of a kind are
-# from KINDS[kind] up to KINDS[kind + 1], from wide to narrow. The addresses of more than 7 rows would lack
-# registers.
-TALL_WIDE, TALL_NARROW, TALL_STRIDED, WIDE, NARROW, ROW, PAIRS, PAIRS_ROW = range(8)
+def _kind(phases: int, widths: tuple[int, ...], rows: int) -> _Kind:
+    """With the rows that registers have room for, beside a tap's factor and what is loaded."""
+    return _Kind(phases, widths, min(rows, (_REGISTERS - 2) // (widths[0] * phases)))
+
+
+# The addresses of more than 7 rows would lack registers.
+WIDE, NARROW, ROW, PAIRS, PAIRS_ROW = range(5)
 _KINDS = (
-    _blocks(TALL, 1, 1, (2, 1), 7),
-    _blocks(TALL, 1, 1, (1,), 7),
-    _blocks(TALL, 2, 1, (2, 1), 7),
-    _blocks(1, 1, 1, (4, 2, 1), 7),
-    _blocks(1, 1, 1, (2, 1), 7),
-    _blocks(1, 1, 1, (7, 4, 2, 1), 1),
-    _blocks(1, 1, 2, (2, 1), 7),
-    _blocks(1, 1, 2, (2, 1), 1),
+    _kind(1, (4, 2, 1), 7),
+    _kind(1, (2, 1), 7),
+    _kind(1, (7, 4, 2, 1), 1),
+    _kind(2, (2, 1), 7),
+    _kind(2, (2, 1), 1),
 )
-BLOCKS = sum(_KINDS, ())
-# Arrays, for to look up a place of a tuple that is only known later takes as long as to sum a row of pixels.
-KINDS = np.array(list(itertools.accumulate(map(len, _KINDS), initial=0)))
-BLOCK_VECTORS, BLOCK_ROWS = (np.array([block[place] for block in BLOCKS]) for place in (3, 4))
+# An array: to look up a place of a tuple that is only known later takes as long as to sum a row of pixels.
+BLOCK_ROWS = np.array([kind.rows for kind in _KINDS])
 
 TAPS = 9  # whose products `sum_products` sums at once: those of a 3x3 kernel, each with an address of its own
 
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
-Value = Any
-
-
-class _Loops(Lanes):
-    """Loops that sum vectors."""
-
-    def fused(self, a: Value, b: Value, c: Value) -> Value:
-        """a * b + c."""
-        return self.builder.call(self.multiply_add, [a, b, c])
-
-    def loop(
-        self,
-        count: Value,
-        step: int,
-        sums: Sequence[Value],
-        body: Callable[[Value, list[Value]], list[Value]],
-    ) -> list[Value]:
-        """The vectors after sums = body(i, sums) for i = 0, step, ... below count, which may be 0."""
-        builder = self.builder
-        before = builder.block
-        loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
-        builder.cbranch(builder.icmp_signed(">", count, index(0)), loop, after)
-        builder.position_at_end(loop)
-        i = builder.phi(_INDEX)
-        inside = [builder.phi(_VECTOR) for _ in sums]
-        updated = body(i, inside)
-        following = builder.add(i, index(step))
-        end = builder.block  # the body may hold a loop
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-        i.add_incoming(index(0), before)
-        i.add_incoming(following, end)
-        builder.position_at_end(after)
-        results = []
-        for value, first, new in zip(inside, sums, updated, strict=True):
-            value.add_incoming(first, before)
-            value.add_incoming(new, end)
-            result = builder.phi(_VECTOR)
-            result.add_incoming(first, before)
-            result.add_incoming(new, end)
-            results.append(result)
-        return results
-
 
 def _sum_taps(
     typing_context: Any,
-    block: Any,
+    kind: Any,
+    rows: Any,
+    columns: Any,
     factors: Any,
     offsets: Any,
     count: Any,
@@ -108,78 +64,96 @@ def _sum_taps(
     row_step: Any,
     target: Any,
     pitch: Any,
-    last: Any,
+    ahead: Any,
+    ahead_step: Any,
 ) -> tuple[Any, Any]:
     """target[i*pitch + j] = initial + sum over k of factors[k] * source[i*row_step + offsets[k] + j].
 
-    All are floats at places but the offsets, int64. k is below count. With (taps, step, phases, vectors,
-    rows) = BLOCKS[block], i is below rows, and j in the vectors at 0, LANES, ..., `last`. Of every `taps`
-    offsets the others must follow the first row_step / step apart. With two phases, that result goes to
-    column 2*j, and to the one behind it that of the `more` taps which follow.
+    All are floats at places but the offsets, int64. i is below rows, at least BLOCK_ROWS[kind]; j is below
+    columns; fewer than LANES are written LANES wide, each row before the next. k is below count. With
+    two phases, that result goes to column 2*j, and to the one behind it that of the `more` taps which follow.
+
+    Meanwhile the target's next rows are asked for, and ahead_step floats a pixel from the place `ahead` on.
     """
-    numbers = [types.int64] * 5
-    signature = types.void(*numbers, types.float32, *numbers)
+    numbers = [types.int64] * 7
+    signature = types.void(*numbers, types.float32, *[types.int64] * 6)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        block, factors, offsets, count, more, initial, source, row_step, target, pitch, last = arguments
-        emit = _Loops(builder)
-        factors, offsets = emit.at(factors), emit.at(offsets, _INDEX)
+        kind, rows, columns, factors, offsets, count, more, initial, *places = arguments
+        source, row_step, target, pitch, ahead, ahead_step = places
+        emit = Lanes(builder)
+        factors, offsets, ahead = emit.at(factors), emit.at(offsets, _INDEX), emit.at(ahead)
         source, target = emit.at(source), emit.at(target)
         initial = emit.broadcast(initial)
+        behind = builder.gep(factors, [count]), builder.gep(offsets, [count])
+        vectors = builder.sdiv(builder.add(columns, index(LANES - 1)), index(LANES))
 
         def sum_phase(
-            taps: int,
-            step: int,
-            columns: list[Value],
-            rows: int,
-            factors: Value,
-            offsets: Value,
-            count: Value,
+            kind: _Kind, starts: list[Value], source: Value, factors: Value, offsets: Value, count: Value
         ) -> list[Value]:
-            line_step = builder.sdiv(row_step, index(step))
-
             def body(k: Value, sums: list[Value]) -> list[Value]:
-                factor = [
-                    emit.broadcast(builder.load(builder.gep(factors, [builder.add(k, index(r))])))
-                    for r in range(taps)
-                ]
+                factor = emit.broadcast(builder.load(builder.gep(factors, [k])))
                 line = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
-                sums = list(sums)
-                for i in range((rows - 1) * step + taps):
-                    for v, column in enumerate(columns):
-                        pixels = emit.load(builder.gep(line, [column]))
-                        for r in range(taps):
-                            row, rest = divmod(i - r, step)
-                            if rest == 0 and 0 <= row < rows:
-                                here = row * len(columns) + v
-                                sums[here] = emit.fused(factor[r], pixels, sums[here])
-                    line = builder.gep(line, [line_step])
-                return sums
+                updated = []
+                for i in range(kind.rows):
+                    for v, start in enumerate(starts):
+                        pixels = emit.load(builder.gep(line, [start]))
+                        updated.append(emit.fused(factor, pixels, sums[i * len(starts) + v]))
+                    line = builder.gep(line, [row_step])
+                return updated
 
-            return emit.loop(count, taps, [initial] * (rows * len(columns)), body)
+            return emit.loop(count, 1, [initial] * (kind.rows * len(starts)), body)
 
-        def emit_block(taps: int, step: int, phases: int, vectors: int, rows: int) -> None:
-            columns = [*(index(LANES * v) for v in range(vectors - 1)), last]
-            results = [sum_phase(taps, step, columns, rows, factors, offsets, count)]
-            if phases == 2:
-                behind = builder.gep(factors, [count]), builder.gep(offsets, [count])
-                results.append(sum_phase(taps, step, columns, rows, behind[0], behind[1], more))
-            line = target
-            for i in range(rows):
-                for v, column in enumerate(columns):
-                    place = builder.gep(line, [builder.mul(column, index(phases))])
-                    for value in emit.zip([sums[i * vectors + v] for sums in results]):
-                        emit.store(value, place)
-                        place = builder.gep(place, [index(LANES)])
-                line = builder.gep(line, [pitch])
+        def emit_block(kind: _Kind, width: int, row: Value, column: Value) -> None:
+            # What is beyond the columns is computed by vectors that overlap their neighbours.
+            column = emit.largest(index(0), emit.smallest(column, builder.sub(columns, index(LANES))))
+            left = emit.smallest(builder.sub(columns, column), index(width * LANES))
+            last = emit.largest(index(0), builder.sub(left, index(LANES)))
+            starts = [*(index(LANES * v) for v in range(width - 1)), last]
+            here = builder.gep(source, [builder.add(builder.mul(row, row_step), column)])
+            phases = [sum_phase(kind, starts, here, factors, offsets, count)]
+            if kind.phases == 2:
+                phases.append(sum_phase(kind, starts, here, *behind, more))
+            done = builder.add(builder.mul(row, columns), builder.mul(column, index(kind.rows)))
+            begin = builder.gep(ahead, [builder.mul(ahead_step, done)])
+            asked = builder.mul(ahead_step, index(kind.rows * width * LANES))
+            emit.steps(asked, LINE, lambda i: emit.prefetch(builder.gep(begin, [i])))
+            place = builder.add(builder.mul(row, pitch), builder.mul(column, index(kind.phases)))
+            line = builder.gep(target, [place])
+            next_line = builder.gep(line, [builder.mul(pitch, index(kind.rows))])
+            for i in range(kind.rows):
+                for v, start in enumerate(starts):
+                    place = builder.gep(line, [builder.mul(start, index(kind.phases))])
+                    for half, value in enumerate(emit.zip([sums[i * width + v] for sums in phases])):
+                        emit.store(value, builder.gep(place, [index(half * LANES)]))
+                for start in range(0, width * LANES * kind.phases, LINE):
+                    emit.prefetch(builder.gep(next_line, [index(start)]), write=True)
+                line, next_line = builder.gep(line, [pitch]), builder.gep(next_line, [pitch])
+
+        def emit_kind(kind: _Kind) -> None:
+            widest, *narrower = kind.widths
+            rest = builder.srem(vectors, index(widest))
+            whole = builder.mul(builder.sub(vectors, rest), index(LANES))
+
+            def emit_rows(row: Value) -> None:
+                emit.steps(whole, widest * LANES, lambda column: emit_block(kind, widest, row, column))
+                for width in narrower:
+                    with builder.if_then(
+                        builder.icmp_signed("!=", builder.and_(rest, index(width)), index(0))
+                    ):
+                        wider = builder.sub(rest, builder.and_(rest, index(2 * width - 1)))
+                        column = builder.add(whole, builder.mul(wider, index(LANES)))
+                        emit_block(kind, width, row, column)
+
+            emit.blocks(rows, kind.rows, emit_rows)
 
         done = builder.append_basic_block("done")
-        choice = builder.switch(block, done)
-        for number, sizes in enumerate(BLOCKS):
-            this = builder.append_basic_block("block")
+        choice = builder.switch(kind, done)
+        for number, each in enumerate(_KINDS):
+            this = builder.append_basic_block("kind")
             choice.add_case(index(number), this)
             builder.position_at_end(this)
-            emit_block(*sizes)
+            emit_kind(each)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -207,7 +181,7 @@ def _sum_products(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         gradient, pitch, rows, columns, source, row_step, offsets, sums = arguments
-        emit = _Loops(builder)
+        emit = Lanes(builder)
         gradient, source, offsets = emit.at(gradient), emit.at(source), emit.at(offsets, _INDEX)
         places = [emit.at(builder.add(sums, index(LANES * k))) for k in range(TAPS)]
         pixels = [builder.gep(source, [builder.load(builder.gep(offsets, [index(k)]))]) for k in range(TAPS)]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.convolutions.depthwise_kernels import BLOCKS, TALL, TAPS
+from dhhpc_kernels.cpu.convolutions.depthwise_kernels import BLOCK_ROWS, NARROW, TAPS
 from dhhpc_kernels.cpu.convolutions.geometry import Pair
-from dhhpc_kernels.cpu.convolutions.memory_places import clear_run, copy_every, copy_run, unzip_vectors
+from dhhpc_kernels.cpu.convolutions.memory_places import clear_run, copy_every, copy_rows, unzip_vectors
 from dhhpc_kernels.cpu.microkernel import LANES
 
 _PACKED_FLOATS = 6 * 1024  # of a tile's planes: most of a first-level cache
@@ -49,8 +49,6 @@ class Plan(NamedTuple):
     layout: Layout
     taps: np.ndarray  # (sources * kernel size,) index into a target channel's weights, phase after phase
     tap_starts: np.ndarray  # (phases + 1,) where each phase's taps begin
-    # (phases,) 0, or 1 or 2 if every TALL taps are below each other: row_step is so many of their distances.
-    tall: np.ndarray
     offsets: np.ndarray  # (taps,), then zeros up to a multiple of TAPS
 
 
@@ -71,7 +69,7 @@ def make_plan(
     span: the farthest tap, in rows and columns from `first`. phases: of each target phase its taps as (index
     into a target channel's weights, source, row, column).
     """
-    phases = [sorted(taps, key=lambda tap: (tap[1], tap[3], tap[2])) for taps in phases]
+    phases = [sorted(taps, key=lambda tap: tap[1:]) for taps in phases]
     across = -(-grid[1] // _MOST_COLUMNS)
     columns = -(-grid[1] // across)
     margin = min(0, first[1]) // source_step[1] % LANES
@@ -82,7 +80,7 @@ def make_plan(
     limit = max(1, limit, 2 * span[0] // source_step[0])
     down = -(-grid[0] // limit)
     rows = -(-grid[0] // down)
-    *_, block_rows = BLOCKS[0]
+    block_rows = int(BLOCK_ROWS[NARROW])
     whole_blocks = -(-rows // block_rows) * block_rows
     rows = min(whole_blocks, grid[0]) if whole_blocks <= limit else rows
     packed_rows = (rows - 1) * source_step[0] + span[0] + 1
@@ -115,22 +113,8 @@ def make_plan(
         layout,
         np.array([tap[0] for taps in phases for tap in taps], np.int64),
         np.cumsum([0] + [len(taps) for taps in phases]).astype(np.int64),
-        np.array([_tall(taps, source_step[0]) for taps in phases], np.int64),
         np.array(offsets + [0] * (-len(offsets) % TAPS), np.int64),
     )
-
-
-def _tall(taps: list[tuple[int, int, int, int]], row_step: int) -> int:
-    """If every TALL of them follow each other in a column: how many steps make row_step, 1 or 2; else 0."""
-    for steps in (1, 2):
-        wanted = [
-            (source, row + i * row_step // steps, column)
-            for _, source, row, column in taps[::TALL]
-            for i in range(TALL)
-        ]
-        if row_step % steps == 0 and [tap[1:] for tap in taps] == wanted:
-            return steps
-    return 0
 
 
 def correlation_workspace(plan: Plan) -> int:
@@ -150,10 +134,12 @@ def weights_workspace(plan: Plan) -> int:
 @compile_kernel
 def find_tile(unit: int, layout: Layout) -> tuple[int, int, Pair]:
     """The image (row of the planes' tables), the group, and the grid's corner of a tile."""
-    rest, tile = divmod(unit, layout.tiles[0] * layout.tiles[1])
-    rest, z = divmod(rest, layout.depth)
+    # Divisions that are not needed are left out: together they take as long as the sums of a small tile.
+    down, across = layout.tiles
+    rest, tile = divmod(unit, down * across) if down * across > 1 else (unit, 0)
+    rest, z = divmod(rest, layout.depth) if layout.depth > 1 else (rest, 0)
     sample, group = divmod(rest, layout.groups)
-    down, across = divmod(tile, layout.tiles[1])
+    down, across = divmod(tile, across) if across > 1 else (tile, 0)
     return sample * layout.depth + z, group, (down * layout.tile[0], across * layout.tile[1])
 
 
@@ -195,8 +181,7 @@ def pack_plane(source: int, size: Pair, packed: int, layout: Layout, corner: Pai
     clear_run(packed + below * pitch, (layout.packed_rows - below) * pitch)
     begin = source + first_row * width + first_column + low
     if step == 1:
-        for row in range(above, below):
-            copy_run(begin + row * width, packed + row * pitch + low, count)
+        copy_rows(begin + above * width, width, packed + above * pitch + low, pitch, below - above, count)
     else:
         here, there = begin + above * width, packed + above * pitch + low // step
         _split_rows(here, width, there, pitch, below - above, count, step, layout.phase_pitch)

@@ -13,35 +13,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.convolutions.copying import emit_copy
+from dhhpc_kernels.cpu.convolutions.lanes import FLOAT_BYTES, Lanes
 from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
-from dhhpc_kernels.cpu.vectors import Value, Vectors
+from dhhpc_kernels.cpu.vectors import Value
 
-FLOAT_BYTES = 4
-_FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
-
-
-class Lanes(Vectors):
-    """Loads, stores and arithmetic of vectors."""
-
-    def at(self, place: Value, kind: ir.Type = _FLOAT) -> Value:
-        """The pointer to a place."""
-        address = self.builder.mul(place, index(FLOAT_BYTES))
-        return self.builder.inttoptr(address, kind.as_pointer())
-
-    def steps(self, count: Value, step: int, body: Callable[[Value], None]) -> None:
-        """body(i) for i = 0, step, ... below count."""
-        builder = self.builder
-        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.cbranch(builder.icmp_signed(">", count, index(0)), loop, after)
-        builder.position_at_end(loop)
-        i = builder.phi(_INDEX)
-        i.add_incoming(index(0), before)
-        body(i)
-        following = builder.add(i, index(step))
-        i.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-        builder.position_at_end(after)
+_UNROLLED = 8  # vectors of a row
 
 
 def _place_of(typing_context: Any, array: Any) -> tuple[Any, Any]:
@@ -64,6 +41,50 @@ def _copy_run(typing_context: Any, source: Any, target: Any, count: Any) -> tupl
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate
+
+
+def _copy_rows(
+    typing_context: Any, source: Any, pitch: Any, target: Any, target_pitch: Any, rows: Any, count: Any
+) -> tuple[Any, Any]:
+    """Copy `count` floats of each of so many rows, from source + i*pitch to target + i*target_pitch."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, pitch, target, target_pitch, rows, count = arguments
+        emit = Lanes(builder)
+        source, target = emit.at(source), emit.at(target)
+        last = builder.sub(count, index(LANES))
+
+        def copy_rows(copy: Callable[[Value, Value], None]) -> None:
+            def body(row: Value) -> None:
+                here = builder.gep(source, [builder.mul(row, pitch)])
+                copy(here, builder.gep(target, [builder.mul(row, target_pitch)]))
+
+            emit.steps(rows, 1, body)
+
+        done, any_count = builder.append_basic_block("done"), builder.append_basic_block("any")
+        # A loop over so few vectors takes as long again as to copy them.
+        vectors = builder.sdiv(builder.add(last, index(2 * LANES - 1)), index(LANES))
+        whole = builder.icmp_signed(">=", last, index(0))
+        choice = builder.switch(builder.select(whole, vectors, index(0)), any_count)
+        for number in range(1, _UNROLLED + 1):
+            this = builder.append_basic_block("vectors")
+            choice.add_case(index(number), this)
+            builder.position_at_end(this)
+            places = [*(index(LANES * v) for v in range(number - 1)), last]
+
+            def copy_vectors(here: Value, there: Value, places: list[Value] = places) -> None:
+                for place in places:
+                    emit.store(emit.load(builder.gep(here, [place])), builder.gep(there, [place]))
+
+            copy_rows(copy_vectors)
+            builder.branch(done)
+        builder.position_at_end(any_count)
+        copy_rows(lambda here, there: emit_copy(builder, there, here, count))
+        builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
 
 
 def _clear_run(typing_context: Any, target: Any, count: Any) -> tuple[Any, Any]:
@@ -95,6 +116,24 @@ def _copy_every(
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
+
+
+def _gather_run(typing_context: Any, source: Any, indices: Any, target: Any, count: Any) -> tuple[Any, Any]:
+    """float at target + i = float at source + indices[i], int64 at a place of floats; i below count."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, indices, target, count = arguments
+        emit = Lanes(builder)
+        source, indices, target = emit.at(source), emit.at(indices, _INDEX), emit.at(target)
+
+        def body(i: Value) -> None:
+            value = builder.load(builder.gep(source, [builder.load(builder.gep(indices, [i]))]))
+            builder.store(value, builder.gep(target, [i]))
+
+        emit.steps(count, 1, body)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 def _prefetcher(write: bool) -> Callable[..., tuple[Any, Any]]:
@@ -146,6 +185,8 @@ def _zip_vectors(typing_context: Any, source: Any, pitch: Any, target: Any) -> t
 
 place_of: Callable[..., int] = intrinsic(_place_of)
 copy_run: Callable[..., None] = intrinsic(_copy_run)
+copy_rows: Callable[..., None] = intrinsic(_copy_rows)
+gather_run: Callable[..., None] = intrinsic(_gather_run)
 clear_run: Callable[..., None] = intrinsic(_clear_run)
 copy_every: Callable[..., None] = intrinsic(_copy_every)
 prefetch_to_read: Callable[..., None] = intrinsic(_prefetcher(False))
