@@ -5,9 +5,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, LANES, ROWS, Emitter, index, pointer_at
+from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, INDICES, LANES, ROWS, Emitter, index, pointer_at
 from dhhpc_kernels.cpu.vectors import Vectors
 
 _FLOAT = ir.FloatType()
@@ -63,6 +64,51 @@ def _copy(count: int) -> Callable[..., tuple[Any, Any]]:
         return signature, generate
 
     return copy
+
+
+def _turn_rows(
+    typing_context: Any,
+    source: Any,
+    place: Any,
+    pitch: Any,
+    offsets: Any,
+    target: Any,
+    starts: Any,
+    steps: Any,
+    number: Any,
+    count: Any,
+) -> tuple[Any, Any]:
+    """target[starts[k] + number*steps[k] + i] = source[place + offsets[k] + i*pitch], k below count.
+
+    i is below ROWS.
+    """
+    signature = types.void(
+        FLOATS, types.int64, types.int64, INDICES, FLOATS, INDICES, INDICES, types.int64, types.int64
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, place, pitch, offsets, target, starts, steps, number, count = arguments
+        kinds = signature.args
+        source = pointer_at(context, builder, kinds[0], source, place)
+        target = pointer_at(context, builder, kinds[4], target, index(0))
+        offsets, starts, steps = (
+            pointer_at(context, builder, INDICES, table, index(0)) for table in (offsets, starts, steps)
+        )
+        rows = [builder.gep(source, [builder.mul(pitch, index(i))]) for i in range(ROWS)]
+        vector = ir.VectorType(_FLOAT, ROWS)
+        with cgutils.for_range(builder, count) as loop:
+            offset, start, step = (
+                builder.load(builder.gep(table, [loop.index])) for table in (offsets, starts, steps)
+            )
+            turned = ir.Constant(vector, ir.Undefined)
+            for i, row in enumerate(rows):
+                value = builder.load(builder.gep(row, [offset]))
+                turned = builder.insert_element(turned, value, ir.Constant(_LANE, i))
+            there = builder.gep(target, [builder.add(start, builder.mul(number, step))])
+            builder.store(turned, builder.bitcast(there, vector.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
@@ -164,6 +210,7 @@ transpose: Callable[..., None] = intrinsic(_transpose)
 copy_rows: Callable[..., None] = intrinsic(_copy(ROWS))
 copy_lanes: Callable[..., None] = intrinsic(_copy(LANES))
 copy_columns: Callable[..., None] = intrinsic(_copy(COLUMNS))
+turn_rows: Callable[..., None] = intrinsic(_turn_rows)
 copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)
 stream: Callable[..., None] = intrinsic(_stream)

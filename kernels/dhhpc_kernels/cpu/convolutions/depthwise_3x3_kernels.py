@@ -15,7 +15,7 @@ from dhhpc_kernels.cpu.convolutions.lanes import Lanes
 from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
 from dhhpc_kernels.cpu.vectors import Value
 
-BLOCK_ROWS = 4  # of the target, so that of six rows of the source that are read only two are read again
+BLOCK_ROWS = 2  # of the target: with more, memory is read in pieces that lie farther apart
 _WIDTH = 2  # vectors of a block, often a cache line
 _SIDE = 3
 TAPS = _SIDE**2
@@ -85,10 +85,6 @@ class _Planes(Lanes):
             *(self.shuffle(*pair, _every_second(odd)) for odd in (0, 1)),
         ]
 
-    def fetch(self, line: Value, count: int, write: bool) -> None:
-        for start in range(0, count, LINE):
-            self.prefetch(self.behind(line, start), write)
-
 
 def _without(lane: int) -> Value:
     """The mask of all lanes but one."""
@@ -155,13 +151,11 @@ def _correlate(step: int) -> Callable[..., tuple[Any, Any]]:
                     start = last if v == vectors - 1 else builder.add(column, index(LANES * v))
                     masks = left if v == 0 else _ALL, right if v == vectors - 1 else _ALL
                     emit_vector(lines, row, start, *masks)
-                for y in range(BLOCK_ROWS):
-                    line = emit.row(target, builder.add(row, index(BLOCK_ROWS + y)), columns)
-                    emit.fetch(emit.behind(line, column), vectors * LANES, write=True)
-                for i in range(BLOCK_ROWS * step):
+                for i in range(BLOCK_ROWS * step):  # of the next block
                     line = emit.row(source, builder.add(first_row, index(count + i)), width)
                     line = emit.row(line, column, index(step))
-                    emit.fetch(line, vectors * LANES * step, write=False)
+                    for start in range(0, vectors * LANES * step, LINE):
+                        emit.prefetch(emit.behind(line, start))
 
             def emit_rows(row: Value) -> None:
                 whole = builder.sub(columns, index(LANES * (_WIDTH - 1)))
@@ -220,12 +214,13 @@ def _spread(
                 odd = sum_taps(3, here, below), sum_taps(5, here, behind, below, across)
                 place = emit.row(out, start, index(2))
                 for line, sums in ((place, even), (emit.behind(place, width), odd)):
+                    two_rows = emit.row(line, index(2), width)
                     for half, value in enumerate(emit.zip(sums)):
                         emit.store(value, emit.behind(line, half * LANES))
-                    two_rows = emit.row(line, index(2), width)
-                    emit.fetch(two_rows, 2 * LANES, write=True)
+                        if half * LANES % LINE == 0:
+                            emit.prefetch(emit.behind(two_rows, half * LANES), write=True)
                 two_rows = emit.row(source, builder.add(row, index(2)), columns)
-                emit.fetch(emit.behind(two_rows, start), LANES, write=False)
+                emit.prefetch(emit.behind(two_rows, start))
 
             emit.steps(columns, LANES, emit_vector)
 

@@ -11,6 +11,7 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.blocked_product import DEPTH, multiply_block, tiles
 from dhhpc_kernels.cpu.convolutions.geometry import Correlation, Planes
 from dhhpc_kernels.cpu.convolutions.pixels import Plan, gather, scatter
+from dhhpc_kernels.cpu.convolutions.strided_pixels import find_pixels, gather_found, table_size
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
 from dhhpc_kernels.cpu.vector_moves import transpose
 from dhhpc_kernels.turns import take_turn
@@ -21,6 +22,7 @@ _CHUNK_FLOATS = 112 * 1024  # of a chunk's panels and sums, to stay in the secon
 _MOST_COLUMNS = 384 // COLUMNS  # panels of a chunk
 _SHORT_BAND = 16  # rows
 _MOST_ROWS = 512  # of a chunk's sums, of all phases together
+_TABLED_COLUMNS = 4 * LANES  # longer rows are gathered as fast, a vector at a time
 _LINE_PITCH = DEPTH + LINE  # of gathered lines
 
 
@@ -54,6 +56,7 @@ def make_plan(correlation: Correlation, turned: bool) -> Plan:
         correlation.target_channels,
         *correlation.grid,
         correlation.source_step,
+        correlation.source_step[1] > 1 and correlation.grid[1] <= _TABLED_COLUMNS,
         correlation.target_step,
         phases,
         np.cumsum([0] + [len(met) for _, met in reached]).astype(np.int64),
@@ -77,7 +80,8 @@ def correlate_workspace(plan: Plan) -> int:
     """Floats that one thread of `correlate` needs."""
     panels = plan.chunk // COLUMNS * (plan.piece * COLUMNS + LINE)
     kept = (len(plan.weight_starts) - 1) * kept_rows(plan)
-    return panels + (kept + 2) * plan.chunk + 2 * LANES + ROWS * len(plan.counting)
+    table = table_size(len(plan.tap_rows), plan.chunk) if plan.tabled else 0
+    return panels + (kept + 2) * plan.chunk + 2 * LANES + ROWS * len(plan.counting) + table
 
 
 def weights_workspace(chunk: int, rows: int) -> int:
@@ -119,6 +123,7 @@ def correlate(
     packed, sums = rest[:panels], rest[panels:]
     most, phase_pitch = min(plan.rows, kept), kept * chunk
     sums[:chunk] = F(0)
+    table = rest[len(rest) - (2 * taps * chunk if plan.tabled else 0) :].view(np.int32)
     unit = take_turn(turns)
     while unit < units:
         start, part = unit // parts * chunk, unit % parts
@@ -128,10 +133,26 @@ def correlate(
         columns = -(-count // COLUMNS)
         image, pixel = divmod(start, grid)
         row, column = divmod(pixel, plan.grid_columns)
+        found = plan.tabled and find_pixels(source, plan, start, count, table)
         for g in range(plan.groups):
             for first in range(0, pairs, piece):
                 size = min(piece, pairs - first)
-                gather(source, g * channels, plan, first, size, start, count, line, 0, packed)
+                if found:
+                    gather_found(
+                        source,
+                        g * channels,
+                        plan,
+                        first,
+                        size,
+                        start,
+                        count,
+                        table,
+                        packed,
+                        COLUMNS,
+                        size * COLUMNS + LINE,
+                    )
+                else:
+                    gather(source, g * channels, plan, first, size, start, count, line, 0, packed)
                 for target in range(begin, end, most):
                     for phase in range(phases):
                         own_taps = weight_starts[phase + 1] - weight_starts[phase]

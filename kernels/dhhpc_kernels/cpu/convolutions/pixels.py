@@ -18,7 +18,7 @@ from dhhpc_kernels.cpu.vector_moves import (
 
 F = np.float32
 
-_AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
+AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
 _CACHED_FLOATS = 512 * 1024  # larger arrays are written past the caches: nobody finds them there later
 
 
@@ -34,6 +34,7 @@ class Plan(NamedTuple):
     grid_rows: int
     grid_columns: int
     source_step: Pair
+    tabled: bool  # whether a table tells where the gathered pixels lie
     target_step: Pair
     phases: np.ndarray  # (step rows, step columns) of each pixel of the target's step its phase, -1 for none
     weight_starts: np.ndarray  # (phases + 1,) taps of the weights before each phase's
@@ -90,8 +91,8 @@ def gather(
         start_y, start_x = tap_rows[tap], tap_columns[tap]
         image, row, column = first_image, first_row, first_column
         start = starts[image, channel]
-        if taps == 1 and flat and channel + _AHEAD < starts.shape[1]:
-            later = starts[image, channel + _AHEAD] + row * width + column
+        if taps == 1 and flat and channel + AHEAD < starts.shape[1]:
+            later = starts[image, channel + AHEAD] + row * width + column
             for i in range(0, count, LINE):
                 prefetch(values, later + i)
         done = 0
@@ -149,8 +150,8 @@ def gather(
                 left = min(take, max(0, inside_left - column))
                 right = max(left, min(take, inside_right - column))
                 begin = start + y * width + column * step_x + start_x
-                if step_x == 2 and tap == 0 and channel + _AHEAD < starts.shape[1]:
-                    later = starts[image, channel + _AHEAD] + y * width + column * step_x
+                if step_x == 2 and tap == 0 and channel + AHEAD < starts.shape[1]:
+                    later = starts[image, channel + AHEAD] + y * width + column * step_x
                     for i in range(0, take * step_x, LINE):
                         prefetch(values, later + i)
                 if step_x > 2 or begin + right * step_x > safe:

@@ -1,12 +1,14 @@
 """The weights as a convolution's gradient by x reads them: tile by tile, what one product takes in a row."""
 
+import functools
+
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.blocked_product import tiles
 from dhhpc_kernels.cpu.convolutions.geometry import Geometry, backward_correlation
-from dhhpc_kernels.cpu.microkernel import ROWS
-from dhhpc_kernels.cpu.vector_moves import copy_rows
+from dhhpc_kernels.cpu.microkernel import LINE, ROWS
+from dhhpc_kernels.cpu.vector_moves import copy_rows, turn_rows
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
@@ -26,50 +28,64 @@ def turn_weights(shape: Geometry, weight: np.ndarray, turned: np.ndarray) -> Non
     turned: `turned_size` floats.
     """
     correlation = backward_correlation(shape)
-    starts = np.cumsum([0] + [len(phase) for phase in correlation.taps])
-    indices = np.array([tap[0] for phase in correlation.taps for tap in phase], np.int64)
-    arguments = (weight.reshape(-1, copy=False), turned, starts, indices, shape.kernel[0], shape.groups)
     sizes = (correlation.source_channels // shape.kernel[0], correlation.target_channels)
-    run_shares(_turn, tiles(sizes[1]), 2 * weight.size, *arguments, sizes)
+    arguments = weight.reshape(-1, copy=False), turned, *_order(shape), shape.groups, sizes
+    run_shares(_turn, tiles(sizes[1]), 2 * weight.size, *arguments)
+
+
+@functools.lru_cache(maxsize=1024)
+def _order(shape: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each pair of a tap and a depth tap that is turned, int64: its place among a channel's weights; where
+    it goes in a group's first tile, from its first kernel; and how much farther from each next kernel."""
+    correlation = backward_correlation(shape)
+    depth_taps, taps = shape.kernel[0], int(np.prod(shape.kernel[1:]))
+    kernels = correlation.source_channels // depth_taps
+    padded = tiles(correlation.target_channels) * ROWS
+    places, starts, steps = [], [], []
+    begin = 0
+    for phase in correlation.taps:
+        pairs = [depth_tap * taps + tap for depth_tap in range(depth_taps) for tap, _, _ in phase]
+        places += pairs
+        starts += [begin + i * ROWS for i in range(len(pairs))]
+        steps += [len(pairs) * ROWS] * len(pairs)
+        begin += kernels * len(pairs) * padded
+    return np.array(places, np.int64), np.array(starts, np.int64), np.array(steps, np.int64)
 
 
 @compile_kernel
 def _turn(
     weights: np.ndarray,
     turned: np.ndarray,
-    tap_starts: np.ndarray,
-    indices: np.ndarray,
-    depth_taps: int,
+    places: np.ndarray,
+    starts: np.ndarray,
+    steps: np.ndarray,
     groups: int,
     sizes: tuple[int, int],
     first: int,
     last: int,
 ) -> None:
-    """Tiles first to last of each group's targets. sizes: source and target channels of a group."""
+    """Tiles first to last of each group's targets. sizes: source and target channels of a group.
+
+    So many tiles are filled at once as take whole cache lines of weights.
+    """
     channels, targets = sizes
-    taps = len(indices)
-    all_taps = depth_taps * taps
+    taps = len(places)
     padded = -(-targets // ROWS) * ROWS
     for g in range(groups):
-        for phase in range(len(tap_starts) - 1):
-            first_tap, last_tap = tap_starts[phase], tap_starts[phase + 1]
-            depth = channels * depth_taps * (last_tap - first_tap)
-            for tile in range(first, last):
-                place = (g * taps + first_tap) * channels * depth_taps * padded + tile * ROWS * depth
-                inside = min(ROWS, targets - tile * ROWS)
-                for channel in range(channels):
-                    here = ((g * channels + channel) * targets + tile * ROWS) * all_taps
-                    if inside == ROWS and all_taps == 1:
-                        copy_rows(weights, here, turned, place)
-                        place += ROWS
-                        continue
-                    for depth_tap in range(depth_taps):
-                        for tap in range(first_tap, last_tap):
-                            one = here + depth_tap * taps + indices[tap]
-                            if inside == ROWS:
-                                for i in range(ROWS):
-                                    turned[place + i] = weights[one + i * all_taps]
-                            else:
-                                for i in range(ROWS):
-                                    turned[place + i] = weights[one + i * all_taps] if i < inside else F(0)
-                            place += ROWS
+        group = turned[g * channels * taps * padded :]
+        for some in range(first, last, LINE // ROWS):
+            for channel in range(channels):
+                for tile in range(some, min(last, some + LINE // ROWS)):
+                    here = ((g * channels + channel) * targets + tile * ROWS) * taps
+                    inside, number = targets - tile * ROWS, tile * channels + channel
+                    if inside >= ROWS and taps == 1:
+                        copy_rows(weights, here, group, number * ROWS)
+                    elif inside >= ROWS:
+                        turn_rows(weights, here, taps, places, group, starts, steps, number, taps)
+                    else:
+                        for k in range(taps):
+                            there = starts[k] + number * steps[k]
+                            for i in range(ROWS):
+                                group[there + i] = (
+                                    weights[here + places[k] + i * taps] if i < inside else F(0)
+                                )
