@@ -154,6 +154,12 @@ def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, as
 @example(case=Case(3, 210, 10, 1, (57, 56), (1, 1), (2, 2)))  # several runs of pixels and bands of channels
 @example(case=Case(60, 8, 9, 2, (3, 5), (1, 1)))  # runs of pixels over many images
 @example(case=Case(50, 6, 7, 1, (5, 9), (1, 1), (2, 2)))
+# Runs of whole vectors, which are read in place:
+@example(case=Case(2, 70, 9, 1, (28, 56), (1, 1)))
+@example(case=Case(3, 7, 6, 2, (31, 63), (1, 1), (2, 2)))
+@example(case=Case(2, 5, 6, 2, (3, 16, 17), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)))
+@example(case=Case(2, 5, 6, 1, (5, 32, 32), (1, 1, 1), (2, 2, 2), (0, 0, 0), (1, 1, 1)))
+@example(case=Case(3, 5, 6, 1, (800,), (1,), (1,), (0,), (1,)))
 def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DHHPC_CONVOLUTION", algorithm)

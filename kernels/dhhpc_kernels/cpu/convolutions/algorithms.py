@@ -4,6 +4,7 @@ import functools
 import math
 import os
 
+from dhhpc_kernels.cpu.convolutions import pointwise_gradient
 from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Correlation,
@@ -12,7 +13,6 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     backward_correlation,
     forward_correlation,
 )
-from dhhpc_kernels.cpu.convolutions.pointwise_gradient import is_strided_pointwise
 from dhhpc_kernels.cpu.convolutions.winograd_strided import is_strided
 from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import PHASES, PRODUCTS, TILE
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
@@ -108,7 +108,7 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
 def _choose_weights(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
-    if is_strided_pointwise(shape) and setting not in _FORCED:
+    if pointwise_gradient.fits(shape) and setting not in _FORCED:
         return SUMS
     tile = _winograd_forward(shape, setting)
     if tile or setting in _FORCED:

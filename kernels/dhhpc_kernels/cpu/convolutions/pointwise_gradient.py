@@ -1,7 +1,8 @@
-"""The gradient by the weights of a convolution of one pixel at a stride, as sums along the pixels.
+"""The gradient by the weights of a convolution of one pixel, as sums along the pixels.
 
-The pixels of all images that it meets are copied into lines, one behind the other: sums along lines need them
-in no other order, as a matrix product would.
+Sums along lines need the pixels in no other order, as a matrix product would. Where an image falls into runs
+of whole vectors, they are read where they lie: all of them at stride 1, at others those of grad_out. Else the
+pixels of all images are copied into lines, one behind the other.
 """
 
 from typing import NamedTuple
@@ -26,7 +27,8 @@ from dhhpc_kernels.parallel import run_parallel, shares, threads
 F = np.float32
 
 _RUN = 512  # pixels summed at once, so that a tile's lines stay in the first-level cache
-_BAND = 96 // VECTORS * VECTORS  # channels of x whose lines stay in the second-level cache
+_RUNS_OF_AN_IMAGE = 256, 1024  # at least and at most so many pixels, with the same end
+_BAND_FLOATS = 48 * 1024  # of the lines of x that stay in the second-level cache
 
 
 class Plan(NamedTuple):
@@ -36,27 +38,44 @@ class Plan(NamedTuple):
     kernels: int  # of a group
     channels: int
     step: Pair
+    run: int  # pixels summed at once
+    grad_out_in_place: bool
+    x_in_place: bool
+    band: int  # channels of x gone through at once
 
 
-def is_strided_pointwise(shape: Geometry) -> bool:
-    """Whether it is a convolution of this kind, and has a block's channels at least."""
-    single = shape.kernel == (1, 1, 1) and shape.padding == (0, 0, 0) and shape.stride[1:] != (1, 1)
-    return single and shape.kernels >= ROWS * shape.groups and shape.channels >= VECTORS * shape.groups
+def fits(shape: Geometry) -> bool:
+    """Whether it is a convolution of this kind, has a block's channels at least, and sums are the fastest."""
+    single = shape.kernel == (1, 1, 1) and shape.padding == (0, 0, 0)
+    block = shape.kernels >= ROWS * shape.groups and shape.channels >= VECTORS * shape.groups
+    return single and block and (shape.stride[1:] != (1, 1) or _plan(shape).x_in_place)
+
+
+def _plan(shape: Geometry) -> Plan:
+    _, rows, columns = shape.out_size
+    pixels = rows * columns
+    least, most = _RUNS_OF_AN_IMAGE
+    runs = [run for run in range(least, most + 1, LANES) if pixels % run == 0]
+    run, step = max(runs, default=_RUN), shape.stride[1:]
+    kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
+    band = _BAND_FLOATS // run // VECTORS * VECTORS
+    return Plan(shape.groups, kernels, channels, step, run, bool(runs), bool(runs) and step == (1, 1), band)
 
 
 def _blocks(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _part_size(rows: int, columns: int) -> int:
+def _part_size(plan: Plan, rows: int, columns: int) -> int:
     """Workspace floats of a thread for so many kernels and channels, rounded up to blocks."""
     rows, columns = _blocks(rows, ROWS) * ROWS, _blocks(columns, VECTORS) * VECTORS
-    return rows * columns + (ROWS + min(columns, _BAND)) * _RUN + 2 * LANES
+    lines = 0 if plan.x_in_place else min(columns, plan.band)
+    return rows * columns + (ROWS + lines) * plan.run + 2 * LANES
 
 
-def _pieces(shape: Geometry, workers: int) -> list[tuple[int, int, int, int]]:
+def _pieces(plan: Plan, workers: int) -> list[tuple[int, int, int, int]]:
     """For each thread the first and last kernel and channel of a group, whole blocks of both."""
-    rows, columns = (count // shape.groups for count in (shape.kernels, shape.channels))
+    rows, columns = plan.kernels, plan.channels
     tiles, strips = _blocks(rows, ROWS), _blocks(columns, VECTORS)
     parts = min(
         (parts for parts in range(1, workers + 1) if workers % parts == 0),
@@ -71,7 +90,8 @@ def _pieces(shape: Geometry, workers: int) -> list[tuple[int, int, int, int]]:
 
 def workspace_size(shape: Geometry) -> int:
     """Number of float32 that the function needs as workspace, for the number of threads set now."""
-    return sum(_part_size(b - a, d - c) for a, b, c, d in _pieces(shape, threads()))
+    plan = _plan(shape)
+    return sum(_part_size(plan, b - a, d - c) for a, b, c, d in _pieces(plan, threads()))
 
 
 def backward_weights(
@@ -82,21 +102,16 @@ def backward_weights(
     The threads share out its elements, not the samples, so the sums are the same for any number of threads.
     """
     source, target = planes(x, forward_sources(shape)), planes(grad_out, out_planes(shape))
-    plan = Plan(
-        shape.groups,
-        shape.kernels // shape.groups,
-        shape.channels // shape.groups,
-        shape.stride[1:],
-    )
+    plan = _plan(shape)
     grouped = grad_weight.reshape(plan.groups, plan.kernels, plan.channels, copy=False)
     workers = threads()
-    pieces = _pieces(shape, workers)
-    while workers > 1 and workspace.size < sum(_part_size(b - a, d - c) for a, b, c, d in pieces):
+    pieces = _pieces(plan, workers)
+    while workers > 1 and workspace.size < sum(_part_size(plan, b - a, d - c) for a, b, c, d in pieces):
         workers -= 1
-        pieces = _pieces(shape, workers)
+        pieces = _pieces(plan, workers)
     calls, place = [], 0
     for piece in pieces:
-        size = _part_size(piece[1] - piece[0], piece[3] - piece[2])
+        size = _part_size(plan, piece[1] - piece[0], piece[3] - piece[2])
         calls.append((source, target, grouped, workspace[place : place + size], plan, *piece))
         place += size
     check_workspace(workspace, place)
@@ -168,31 +183,41 @@ def _sum_pixels(
     tiles, strips = -(-(last_row - first_row) // ROWS), -(-(last_column - first_column) // VECTORS)
     columns = strips * VECTORS
     sums, rest = workspace[: tiles * ROWS * columns], workspace[tiles * ROWS * columns :]
-    rows, lines = rest[: ROWS * _RUN + LANES], rest[ROWS * _RUN + LANES :]
-    offsets = np.arange(columns) * _RUN
-    pixels = grad_out.height * grad_out.width
+    run = plan.run
+    copies, lines = rest[: ROWS * run + LANES], rest[ROWS * run + LANES :]
+    offsets = np.arange(columns) * run
+    lines = source.values if plan.x_in_place else lines
+    pixels, kernel_pitch = grad_out.height * grad_out.width, grad_out.starts[0, 1] - grad_out.starts[0, 0]
     size, plane = (grad_out.height, grad_out.width), (1, pixels)
     for g in range(plan.groups):
         sums[:] = F(0)
         kernel, channel = g * plan.kernels, g * plan.channels
         last_kernel, last_channel = kernel + plan.kernels - ROWS, channel + plan.channels - VECTORS
-        for band in range(0, strips, _BAND // VECTORS):
-            band_end = min(strips, band + _BAND // VECTORS)
-            for first in range(0, len(source.starts) * pixels, _RUN):
-                count = min(_RUN, len(source.starts) * pixels - first)
+        for band in range(0, strips, plan.band // VECTORS):
+            band_end = min(strips, band + plan.band // VECTORS)
+            for first in range(0, len(source.starts) * pixels, run):
+                count = min(run, len(source.starts) * pixels - first)
                 for strip in range(band, band_end):
                     here = min(channel + first_column + strip * VECTORS, last_channel)
                     for v in range(VECTORS):
-                        line = ((strip - band) * VECTORS + v) * _RUN
-                        _copy_pixels(source, here + v, size, plan.step, first, count, lines, line)
+                        line = (strip - band) * VECTORS + v
+                        if plan.x_in_place:
+                            offsets[line] = source.starts[first // pixels, here + v] + first % pixels
+                        else:
+                            _copy_pixels(source, here + v, size, plan.step, first, count, lines, line * run)
                 for tile in range(tiles):
                     row = min(kernel + first_row + tile * ROWS, last_kernel)
-                    for i in range(ROWS):
-                        _copy_pixels(grad_out, row + i, plane, (1, 1), first, count, rows, i * _RUN)
+                    if plan.grad_out_in_place:
+                        place = grad_out.starts[first // pixels, row] + first % pixels
+                        rows, pitch = grad_out.values, kernel_pitch
+                    else:
+                        rows, place, pitch = copies, 0, run
+                        for i in range(ROWS):
+                            _copy_pixels(grad_out, row + i, plane, (1, 1), first, count, copies, i * run)
                     for strip in range(band, band_end):
                         target = tile * ROWS * columns + strip * VECTORS
                         column = (strip - band) * VECTORS
-                        add_products(rows, 0, _RUN, lines, offsets, column, count, sums, target, columns)
+                        add_products(rows, place, pitch, lines, offsets, column, count, sums, target, columns)
         for k in range(first_row, last_row):
             tile = (k - first_row) // ROWS
             i = kernel + k - min(kernel + first_row + tile * ROWS, last_kernel)
