@@ -192,6 +192,52 @@ def _interleave(
     return signature, generate
 
 
+def _interleave_squares(
+    typing_context: Any,
+    source: Any,
+    upper_left: Any,
+    upper_right: Any,
+    lower_left: Any,
+    lower_right: Any,
+    add: Any,
+    target: Any,
+    start: Any,
+    rows: Any,
+    columns: Any,
+) -> tuple[Any, Any]:
+    """Squares of 2x2 pixels, each from a place of its own: target[start + (2*y + r)*2*columns + 2*x + s]
+    = source[place of (r, s) + y*columns + x] + add, y below rows and x below columns, at least LANES."""
+    signature = types.void(FLOATS, *[types.int64] * 4, types.float32, FLOATS, *[types.int64] * 3)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        source, *places, add, target, start, rows, columns = arguments
+        emit = Vectors(builder)
+        added = emit.broadcast(add)
+        sources = [pointer_at(context, builder, FLOATS, source, place) for place in places]
+        target = pointer_at(context, builder, FLOATS, target, start)
+        width, last = builder.mul(columns, index(2)), builder.sub(columns, index(LANES))
+
+        with cgutils.for_range(builder, rows) as loop:
+            before = builder.mul(loop.index, columns)
+            upper = builder.gep(target, [builder.mul(builder.mul(before, index(2)), index(2))])
+            lines = upper, builder.gep(upper, [width])
+
+            def interleave(x: ir.Value) -> None:
+                place = builder.add(before, x)
+                values = [emit.add(emit.load(builder.gep(pointer, [place])), added) for pointer in sources]
+                for line, pair in zip(lines, (values[:2], values[2:]), strict=True):
+                    there = builder.gep(line, [builder.mul(x, index(2))])
+                    for half, value in enumerate(emit.zip(pair)):
+                        emit.store(value, builder.gep(there, [index(half * LANES)]))
+
+            with cgutils.for_range_slice(builder, index(0), last, index(LANES), index(0).type) as (x, _):
+                interleave(x)
+            interleave(last)  # overlaps the one before
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def _prefetch(typing_context: Any, source: Any, place: Any) -> tuple[Any, Any]:
     """Have the line of source[place] brought to the first-level cache; any place will do."""
     signature = types.void(FLOATS, types.int64)
@@ -215,3 +261,4 @@ copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)
 stream: Callable[..., None] = intrinsic(_stream)
 interleave: Callable[..., None] = intrinsic(_interleave)
+interleave_squares: Callable[..., None] = intrinsic(_interleave_squares)

@@ -12,6 +12,7 @@ from dhhpc_kernels.cpu.vector_moves import (
     copy_lanes,
     copy_second,
     interleave,
+    interleave_squares,
     prefetch,
     stream,
 )
@@ -207,9 +208,10 @@ def scatter(
     sums: `plan.chunk` zeros, for pixels of no phase; then the phases', `phase_pitch` floats from one to the
     next, of each a row of `plan.chunk` floats for each channel; up to LANES floats behind them are read.
     """
-    values, starts = out.values, out.starts
+    values, starts, phases = out.values, out.starts, plan.phases
     width = out.width
     step_y, step_x = plan.target_step
+    squares = step_y == step_x == 2 and plan.grid_columns >= LANES and 2 * plan.grid_columns == width
     past_caches = values.size > _CACHED_FLOATS
     address = values.ctypes.data // 4
     for k in range(channel, channel + rows):
@@ -232,6 +234,22 @@ def scatter(
                 for i in range(streamed, take):
                     values[target + i] = sums[place + i] + add
                 y = plan.grid_rows - 1
+            elif squares and x == 0 and end - place >= plan.grid_columns and 2 * y + 1 < out.height:
+                whole_rows = min((end - place) // plan.grid_columns, out.height // 2 - y)
+                take = whole_rows * plan.grid_columns
+                interleave_squares(
+                    sums,
+                    _place_of(phases[0, 0], phase_pitch, place, before),
+                    _place_of(phases[0, 1], phase_pitch, place, before),
+                    _place_of(phases[1, 0], phase_pitch, place, before),
+                    _place_of(phases[1, 1], phase_pitch, place, before),
+                    add,
+                    values,
+                    starts[n, k] + 2 * y * width,
+                    whole_rows,
+                    plan.grid_columns,
+                )
+                y += whole_rows - 1
             else:
                 take = min(plan.grid_columns - x, end - place)
                 span = min(take * step_x, width - x * step_x)
@@ -240,8 +258,8 @@ def scatter(
                     target = starts[n, k] + (y * step_y + below) * width + x * step_x
                     done = 0
                     if step_x == 2:
-                        first = _place_of(plan.phases[below, 0], phase_pitch, place, before)
-                        second = _place_of(plan.phases[below, 1], phase_pitch, place, before)
+                        first = _place_of(phases[below, 0], phase_pitch, place, before)
+                        second = _place_of(phases[below, 1], phase_pitch, place, before)
                         # Whole vectors may reach into the target's next row as far as that is written next.
                         if below + 1 < below_end:
                             written_next = span if x == 0 else 0
@@ -253,7 +271,7 @@ def scatter(
                         for i in range(0, done, LANES):
                             interleave(sums, first + i, second + i, add, values, target + 2 * i)
                     for beside in range(step_x):
-                        here = _place_of(plan.phases[below, beside], phase_pitch, place, before)
+                        here = _place_of(phases[below, beside], phase_pitch, place, before)
                         for i in range(done, (span - beside + step_x - 1) // step_x):
                             values[target + i * step_x + beside] = sums[here + i] + add
             place += take
