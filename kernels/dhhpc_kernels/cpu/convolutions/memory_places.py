@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.convolutions.copying import emit_copy
 from dhhpc_kernels.cpu.convolutions.lanes import FLOAT_BYTES, Lanes
-from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
+from dhhpc_kernels.cpu.microkernel import LANES, index
 from dhhpc_kernels.cpu.vectors import Value
 
 _INDEX = ir.IntType(64)
@@ -136,25 +136,6 @@ def _gather_run(typing_context: Any, source: Any, indices: Any, target: Any, cou
     return types.void(*[types.int64] * 4), generate
 
 
-def _prefetcher(write: bool) -> Callable[..., tuple[Any, Any]]:
-    """Ask for `count` floats from a place on, in whole lines; the place may be outside of all arrays."""
-
-    def prefetch(typing_context: Any, place: Any, count: Any) -> tuple[Any, Any]:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            place, count = arguments
-            emit = Lanes(builder)
-
-            def body(i: Value) -> None:
-                emit.prefetch(emit.at(builder.add(place, i)), write)
-
-            emit.steps(count, LINE, body)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), generate
-
-    return prefetch
-
-
 def _unzip_vectors(typing_context: Any, source: Any, target: Any, pitch: Any) -> tuple[Any, Any]:
     """float at target + i*pitch + lane = float at source + 2*lane + i, i below 2."""
 
@@ -189,7 +170,5 @@ copy_rows: Callable[..., None] = intrinsic(_copy_rows)
 gather_run: Callable[..., None] = intrinsic(_gather_run)
 clear_run: Callable[..., None] = intrinsic(_clear_run)
 copy_every: Callable[..., None] = intrinsic(_copy_every)
-prefetch_to_read: Callable[..., None] = intrinsic(_prefetcher(False))
-prefetch_to_write: Callable[..., None] = intrinsic(_prefetcher(True))
 unzip_vectors: Callable[..., None] = intrinsic(_unzip_vectors)
 zip_vectors: Callable[..., None] = intrinsic(_zip_vectors)
