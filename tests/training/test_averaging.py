@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dhhpc import zoo
+from dhhpc import eddl, zoo
 from dhhpc.data.loader import Loader
 from dhhpc.errors import DhhpcError
 from dhhpc.files import read_json
@@ -55,16 +55,29 @@ def experiment(shards: Path, output: Path, **changes) -> Experiment:
     )
 
 
+def smooth(name: str, input_shape, classes: int, **options) -> eddl.Model:
+    """A network without ReLU and maximum: near their kinks a rounded bit decides which way a gradient goes.
+
+    So what ranks round otherwise than the steps by hand stays small. The U-Net of the other tests came to
+    differ by 2e-4 where a bit of its first weights did.
+    """
+    x = eddl.Input(input_shape)
+    skip = eddl.Tanh(eddl.Conv2D(x, 4, 3))
+    y = eddl.Tanh(eddl.Conv2D(eddl.AveragePool2D(skip), 8, 3))
+    y = eddl.Concat([skip, eddl.ConvTranspose2D(y, 4, 2, 2)])
+    return eddl.Model([x], [eddl.Sigmoid(eddl.Conv2D(y, classes, 1), name="mask")], name="smooth")
+
+
 class Ranks:
     """As many networks as ranks, each trained on its part of the batches."""
 
     def __init__(self, chosen: Experiment, count: int) -> None:
         self.chosen, self.count = chosen, count
-        shards = check(chosen, count, zoo.create)
+        shards = check(chosen, count, smooth)
         self.loaders = [
             Loader(shards, "training", chosen.batch_size, rank, count, chosen.seed) for rank in range(count)
         ]
-        self.models = [create_network(chosen, shards, zoo.create) for _ in range(count)]
+        self.models = [create_network(chosen, shards, smooth) for _ in range(count)]
         for model in self.models:
             model.build(chosen.optimizer.create(), [chosen.loss], seed=chosen.seed)
         self.seen = np.zeros(count)
@@ -200,7 +213,7 @@ def test_equals_the_steps_made_by_hand(world, shared, shards, name):
     optimizer has momentum."""
     optimizer = {"name": "sgd", "learning_rate": 0.03} if name == "local SGD" else SGD
     chosen = experiment(shards, shared / "run", parallel=METHODS[name], optimizer=optimizer)
-    record = train(chosen, world, zoo.create)
+    record = train(chosen, world, smooth)
     assert_close(parameters(record), by_hand(chosen, world.size, name))
     if name in PERIODS:
         assert [epoch["period"] for epoch in read_run(record.folder).content["history"]] == PERIODS[name]
