@@ -5,6 +5,7 @@ of whole vectors, they are read where they lie: all of them at stride 1, at othe
 pixels of all images are copied into lines, one behind the other.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ def fits(shape: Geometry) -> bool:
     return single and block and (shape.stride[1:] != (1, 1) or _plan(shape).x_in_place)
 
 
+@functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry) -> Plan:
     _, rows, columns = shape.out_size
     pixels = rows * columns
