@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import singledispatch
 
@@ -21,6 +22,7 @@ from dhhpc.benchmarks.cases import (
     Training,
 )
 from dhhpc.eddl.graph import Layer
+from dhhpc.eddl.storage import aligned_bytes
 
 Call = Callable[[], object]
 
@@ -32,7 +34,10 @@ def set_threads(count: int) -> None:
 
 
 def normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+    """Normal numbers, float32, whose address is a cache line's as in a network's memory and in PyTorch's."""
+    array = aligned_bytes(4 * math.prod(shape)).view(np.float32).reshape(shape)
+    np.random.default_rng(shape).standard_normal(dtype=np.float32, out=array)
+    return array
 
 
 @singledispatch

@@ -160,6 +160,9 @@ def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, as
 @example(case=Case(2, 5, 6, 2, (3, 16, 17), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)))
 @example(case=Case(2, 5, 6, 1, (5, 32, 32), (1, 1, 1), (2, 2, 2), (0, 0, 0), (1, 1, 1)))
 @example(case=Case(3, 5, 6, 1, (800,), (1,), (1,), (0,), (1,)))
+@example(case=Case(2, 33, 66, 2, (61, 67), (1, 1)))  # large planes that begin anywhere
+@example(case=Case(7, 9, 25, 2, (2, 3), (1, 1)))  # windows of many images
+@example(case=Case(1, 1300, 20, 1, (9, 11), (1, 1)))  # panels of many channels
 def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DHHPC_CONVOLUTION", algorithm)
@@ -274,6 +277,26 @@ def test_results_do_not_depend_on_run_or_threads(algorithm, case, kernels, draw,
     for other in results[1:]:
         for name, array in results[0].items():
             assert array.tobytes() == other[name].tobytes(), name
+
+
+@pytest.mark.parametrize("shift", [0, 4])
+def test_pointwise_results_are_those_of_another_algorithm_bit_by_bit(shift, kernels, draw, monkeypatch):
+    """Whether the output is written past the caches, as whole lines are, or not."""
+    case = Case(2, 300, 130, 1, (48, 48), (1, 1))
+    x, weight, bias = draw(1, 2, 300, 48, 48), draw(2, 130, 300, 1, 1), draw(3, 130)
+    results = []
+    for algorithm, expected in (("auto", "pointwise product"), ("product", "implicit product")):
+        monkeypatch.setenv("DHHPC_CONVOLUTION", algorithm)
+        names = kernels.explain_convolution(x.shape, weight.shape, *case.options)
+        assert names["forward"] == names["backward_data"] == expected
+        scratch = guarded_workspace(kernels.convolution_workspace(x.shape, weight.shape, *case.options))
+        memory = np.full(2 * 130 * 48 * 48 + 32, np.nan, np.float32)
+        first = -(memory.ctypes.data // 4) % 16 + shift
+        out = memory[first : first + 2 * 130 * 48 * 48].reshape(2, 130, 48, 48)
+        kernels.convolution_forward(x, weight, bias, out, scratch, *case.options)
+        assert np.isnan(memory).sum() == 32
+        results.append(out)
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 def test_workspace_of_fewer_threads_suffices_for_more(kernels, draw, poisoned):

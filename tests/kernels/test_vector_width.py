@@ -22,30 +22,33 @@ from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
 # By each algorithm:
-for stride, channels, kernels, groups, height, width, setting in (
-    (1, 60, 70, 1, 19, 17, "auto"),
-    (2, 19, 21, 1, 19, 17, "auto"),
-    (1, 19, 19, 19, 19, 17, "auto"),
-    (2, 19, 19, 19, 36, 40, "auto"),
-    (2, 19, 19, 19, 6, 6, "auto"),
-    (2, 18, 21, 1, 19, 17, "winograd"),
+for taps, stride, channels, kernels, groups, height, width, setting in (
+    (3, 1, 60, 70, 1, 19, 17, "auto"),
+    (3, 2, 19, 21, 1, 19, 17, "auto"),
+    (3, 1, 19, 19, 19, 19, 17, "auto"),
+    (3, 2, 19, 19, 19, 36, 40, "auto"),
+    (3, 2, 19, 19, 19, 6, 6, "auto"),
+    (3, 2, 18, 21, 1, 19, 17, "winograd"),
+    (1, 1, 37, 45, 1, 19, 17, "auto"),
 ):
     os.environ["DHHPC_CONVOLUTION"] = setting
-    options = ((stride, stride), (1, 1), (1, 1), groups)
+    padding = taps // 2
+    options = ((stride, stride), (padding, padding), (1, 1), groups)
     x = generator.standard_normal((2, channels, height, width), np.float32)
-    weight = generator.standard_normal((kernels, channels // groups, 3, 3), np.float32)
+    weight = generator.standard_normal((kernels, channels // groups, taps, taps), np.float32)
     size = -(-height // stride), -(-width // stride)
     out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
     assert ("depthwise" in names.values()) == (groups > 1), names
     assert ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
     assert ("winograd 4x4 at stride 2" in names.values()) == (setting == "winograd"), names
+    assert ("pointwise product" in names.values()) == (taps == 1), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
     forward, data, weights = np.empty_like(out), np.empty_like(x), np.empty_like(weight)
     cpu.convolution_forward(x, weight, None, forward, workspace, *options)
     cpu.convolution_backward_data(out, weight, data, workspace, *options)
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
-    case = f"{stride} {channels} {groups} {height} {setting}"
+    case = f"{taps} {stride} {channels} {groups} {height} {setting}"
     results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
 np.savez(sys.argv[1], **results)
 print(cache_folder())

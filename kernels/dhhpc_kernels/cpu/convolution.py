@@ -10,6 +10,7 @@ from dhhpc_kernels.cpu.convolutions import (
     depthwise_convolution,
     direct_convolution,
     implicit_convolution,
+    pointwise_convolution,
     pointwise_gradient,
     winograd_convolution,
     winograd_strided,
@@ -17,6 +18,7 @@ from dhhpc_kernels.cpu.convolutions import (
 from dhhpc_kernels.cpu.convolutions.algorithms import (
     DEPTHWISE,
     DIRECT,
+    POINTWISE,
     PRODUCT,
     STRIDED,
     SUMS,
@@ -35,6 +37,7 @@ _OTHERS = {
     PRODUCT: implicit_convolution,
     SUMS: pointwise_gradient,
     STRIDED: winograd_strided,
+    POINTWISE: pointwise_convolution,
 }
 
 

@@ -15,9 +15,9 @@ from numba.extending import intrinsic
 
 from dhhpc_kernels.target import vector_registers
 
-LANES, _REGISTERS = vector_registers()  # float32 in a vector
+LANES, REGISTERS = vector_registers()  # float32 in a vector, and such vectors at once
 ROWS = 8 if LANES == 16 else 4  # of a block, at most LANES
-VECTORS = (_REGISTERS - 1) // (ROWS + 1)  # beside the sums: that many columns and one row's factor
+VECTORS = (REGISTERS - 1) // (ROWS + 1)  # beside the sums: that many columns and one row's factor
 COLUMNS = LANES * VECTORS
 LINE = 16  # floats of a cache line
 
@@ -60,6 +60,18 @@ class Emitter:
         undefined = ir.Constant(_VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(first, undefined, [0] * LANES)
+
+    def add_products(
+        self, rows: list[ir.Value], columns: list[ir.Value], sums: list[ir.Value]
+    ) -> list[ir.Value]:
+        """The sums, row after row, plus the float that each row points to times the vectors of columns."""
+        updated = []
+        for i, pointer in enumerate(rows):
+            factor = self.broadcast(self.builder.load(pointer))
+            for v, column in enumerate(columns):
+                before = sums[i * len(columns) + v]
+                updated.append(self.builder.call(self.multiply_add, [factor, column, before]))
+        return updated
 
     def sums(
         self,
@@ -139,14 +151,7 @@ def _multiply_tile(
             pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
             columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(VECTORS)]
             row = builder.gep(weights, [builder.mul(k, index(ROWS))])
-            updated = []
-            for i in range(ROWS):
-                factor = emit.broadcast(builder.load(builder.gep(row, [index(i)])))
-                for v in range(VECTORS):
-                    updated.append(
-                        builder.call(emit.multiply_add, [factor, columns[v], sums[i * VECTORS + v]])
-                    )
-            return updated
+            return emit.add_products([builder.gep(row, [index(i)]) for i in range(ROWS)], columns, sums)
 
         sums = emit.sums([_ZEROS] * (ROWS * VECTORS), depth, 1, body)
         for i in range(ROWS):
@@ -198,12 +203,7 @@ def _emit_rows(context: Any, builder: ir.IRBuilder, kinds: Any, arguments: Any, 
         pixels = builder.gep(source, [builder.load(builder.gep(offsets, [k]))])
         columns = [emit.load(builder.gep(pixels, [index(LANES * v)])) for v in range(vectors)]
         here = builder.load(builder.gep(steps, [k]))
-        updated = []
-        for i in range(ROWS):
-            factor = emit.broadcast(builder.load(builder.gep(lines[i], [here])))
-            for v in range(vectors):
-                updated.append(builder.call(emit.multiply_add, [factor, columns[v], sums[i * vectors + v]]))
-        return updated
+        return emit.add_products([builder.gep(line, [here]) for line in lines], columns, sums)
 
     for value, pointer in zip(emit.sums(initial, depth, 1, body), targets, strict=True):
         emit.store(value, pointer)

@@ -156,12 +156,10 @@ def _stream(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         source, place, add, target, start = arguments
-        emit = Emitter(builder)
+        emit = Vectors(builder)
         value = emit.load(pointer_at(context, builder, signature.args[0], source, place))
-        value = builder.fadd(value, emit.broadcast(add))
-        place = pointer_at(context, builder, signature.args[3], target, start)
-        store = builder.store(value, builder.bitcast(place, _VECTOR.as_pointer()), align=4 * LANES)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_LANE, 1)]))
+        value = emit.add(value, emit.broadcast(add))
+        emit.stream(value, pointer_at(context, builder, signature.args[3], target, start))
         return context.get_dummy_value()
 
     return signature, generate

@@ -35,6 +35,12 @@ class Vectors(Emitter):
         """a * b + c."""
         return self.builder.call(self.multiply_add, [a, b, c])
 
+    def stream(self, value: Value, pointer: Value) -> None:
+        """Store a vector past the caches; the pointer must be a multiple of the vector's size."""
+        pointer = self.builder.bitcast(pointer, _VECTOR.as_pointer())
+        store = self.builder.store(value, pointer, align=4 * LANES)
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
     def prefetch(self, pointer: Value, write: bool = False) -> None:
         """Begin to fetch the cache line of a pointer."""
         flag = ir.IntType(32)

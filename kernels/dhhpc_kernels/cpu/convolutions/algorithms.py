@@ -4,7 +4,7 @@ import functools
 import math
 import os
 
-from dhhpc_kernels.cpu.convolutions import pointwise_gradient
+from dhhpc_kernels.cpu.convolutions import pointwise_convolution, pointwise_gradient
 from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Correlation,
@@ -17,7 +17,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_strided import is_strided
 from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import PHASES, PRODUCTS, TILE
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
 
-DIRECT, DEPTHWISE, PRODUCT, SUMS, STRIDED = 0, 1, 3, 5, 6
+DIRECT, DEPTHWISE, PRODUCT, SUMS, STRIDED, POINTWISE = 0, 1, 3, 5, 6, 7
 TILES = (2, 4)  # of Winograd's algorithm
 _FORCED = {"direct": DIRECT, "product": PRODUCT}
 
@@ -61,7 +61,7 @@ def _is_depthwise(shape: Geometry, setting: str) -> bool:
 
 
 def choose_forward(shape: Geometry) -> int:
-    """DIRECT, DEPTHWISE, PRODUCT, or the size of Winograd's tiles, for the output.
+    """DIRECT, DEPTHWISE, POINTWISE, PRODUCT, STRIDED or the size of Winograd's tiles, for the output.
 
     Winograd is for kernels of 3x3, with any depth, at stride 1; DHHPC_CONVOLUTION=direct, product or winograd
     overrides the model where there is a choice. The choice depends on the shape of one sample alone, so that
@@ -84,6 +84,8 @@ def choose_weights(shape: Geometry) -> int:
 def _choose_forward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
+    if pointwise_convolution.fits(shape, shape.kernels) and setting not in _FORCED:
+        return POINTWISE
     transforms = PHASES * shape.channels * _PHASE_CYCLES + shape.kernels * _PIXELS_CYCLES
     return _winograd_forward(shape, setting) or _strided_or_correlation(
         shape, forward_correlation(shape), shape.size[1:], transforms, setting
@@ -94,6 +96,8 @@ def _choose_forward(shape: Geometry, setting: str) -> int:
 def _choose_backward(shape: Geometry, setting: str) -> int:
     if _is_depthwise(shape, setting):
         return DEPTHWISE
+    if pointwise_convolution.fits(shape, shape.channels) and setting not in _FORCED:
+        return POINTWISE
     if _suited(shape):
         tile = _cheapest(shape.channels, shape.kernels * shape.kernel[0], shape.size[1:], setting)
         if tile != DIRECT:
@@ -201,5 +205,6 @@ def describe(algorithm: int) -> str:
         PRODUCT: "implicit product",
         SUMS: "sums along pixels",
         STRIDED: "winograd 4x4 at stride 2",
+        POINTWISE: "pointwise product",
     }
     return names.get(algorithm, f"winograd {algorithm}x{algorithm}")

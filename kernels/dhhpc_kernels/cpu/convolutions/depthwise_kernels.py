@@ -12,11 +12,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from dhhpc_kernels.cpu.convolutions.lanes import Lanes
-from dhhpc_kernels.cpu.microkernel import LANES, LINE, index
+from dhhpc_kernels.cpu.microkernel import LANES, LINE, REGISTERS, index
 from dhhpc_kernels.cpu.vectors import Value
-from dhhpc_kernels.target import vector_registers
-
-_REGISTERS = vector_registers()[1]
 
 
 class _Kind(NamedTuple):
@@ -29,7 +26,7 @@ class _Kind(NamedTuple):
 
 def _kind(phases: int, widths: tuple[int, ...], rows: int) -> _Kind:
     """With the rows that registers have room for, beside a tap's factor and what is loaded."""
-    return _Kind(phases, widths, min(rows, (_REGISTERS - 2) // (widths[0] * phases)))
+    return _Kind(phases, widths, min(rows, (REGISTERS - 2) // (widths[0] * phases)))
 
 
 # The addresses of more than 7 rows would lack registers.

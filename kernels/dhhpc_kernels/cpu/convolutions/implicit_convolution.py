@@ -6,6 +6,7 @@ import numpy as np
 
 from dhhpc_kernels.cpu.convolutions import implicit_product
 from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
+from dhhpc_kernels.cpu.convolutions.chunks import even_chunk, row_blocks
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Planes,
@@ -25,7 +26,6 @@ from dhhpc_kernels.parallel import run_parallel, shares, threads
 from dhhpc_kernels.turns import new_turns
 
 _GATHERED_ROWS = 96  # to gather a panel of columns takes as long as to multiply it by so many rows
-_CHUNK_PANELS = 0.5  # to read all weights again for a chunk takes as long as so much of a panel
 
 
 @functools.lru_cache(maxsize=1024)
@@ -52,31 +52,12 @@ def _planes(shape: Geometry, array: np.ndarray, starts: np.ndarray) -> Planes:
     return seen._replace(height=1, width=seen.height * seen.width) if _is_pointwise(shape) else seen
 
 
-@functools.lru_cache(maxsize=1024)
-def _even_chunk(panels: int, most: int, workers: int) -> int:
-    """Panels of a chunk with which the threads, taking turns, end soonest.
-
-    At most so many, and at least half of that, so that the workspace for several threads is enough for one.
-    """
-
-    def longest(size: int) -> int:
-        full, rest = divmod(panels, size)
-        rounds, more = divmod(full, workers)
-        return (rounds + 1) * size if more else rounds * size + rest
-
-    return min(
-        range(most, -(-most // 2) - 1, -1),
-        key=lambda size: longest(size) + _CHUNK_PANELS * panels / (size * workers),
-    )
-
-
 def _laid_out(plan: Plan, pixels: int) -> Plan:
     """The plan with chunks for the number of threads set now, and where those are fewer than threads with
     fewer rows at once."""
     panels, workers = windows(pixels), threads()
-    size = _even_chunk(panels, plan.chunk // COLUMNS, workers)
-    parts = max(1, min(tiles(plan.target_channels), workers // -(-panels // size)))
-    rows = min(plan.rows, -(-tiles(plan.target_channels) // parts) * ROWS)
+    size = even_chunk(panels, plan.chunk // COLUMNS, workers)
+    rows = min(plan.rows, row_blocks(tiles(plan.target_channels), -(-panels // size), workers) * ROWS)
     return plan._replace(chunk=min(size, panels) * COLUMNS, rows=rows)
 
 

@@ -20,7 +20,7 @@ from dhhpc_kernels.cpu.vector_moves import (
 F = np.float32
 
 AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
-_CACHED_FLOATS = 512 * 1024  # larger arrays are written past the caches: nobody finds them there later
+CACHED_FLOATS = 512 * 1024  # larger arrays are written past the caches: nobody finds them there later
 
 
 class Plan(NamedTuple):
@@ -212,7 +212,7 @@ def scatter(
     width = out.width
     step_y, step_x = plan.target_step
     squares = step_y == step_x == 2 and plan.grid_columns >= LANES and 2 * plan.grid_columns == width
-    past_caches = values.size > _CACHED_FLOATS
+    past_caches = values.size > CACHED_FLOATS
     address = values.ctypes.data // 4
     for k in range(channel, channel + rows):
         n, y, x = image, row, column

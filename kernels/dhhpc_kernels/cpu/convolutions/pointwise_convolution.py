@@ -1,0 +1,116 @@
+"""Pointwise convolutions (of one pixel, at stride 1): workspaces, and the threads' shares."""
+
+import functools
+
+import numpy as np
+
+from dhhpc_kernels.cpu.convolutions.chunks import even_chunk, row_blocks
+from dhhpc_kernels.cpu.convolutions.geometry import Geometry
+from dhhpc_kernels.cpu.convolutions.pixels import CACHED_FLOATS
+from dhhpc_kernels.cpu.convolutions.pointwise_product import (
+    Plan,
+    multiply_pixels,
+    pack_weights,
+    packed_size,
+    padded_channels,
+    panel_size,
+    product_workspace,
+)
+from dhhpc_kernels.cpu.convolutions.pointwise_tile import HEIGHT, WIDTH
+from dhhpc_kernels.cpu.microkernel import LINE
+from dhhpc_kernels.cpu.workspace import check_workspace
+from dhhpc_kernels.parallel import run_parallel, run_shares, threads
+from dhhpc_kernels.turns import new_turns
+
+_CHUNK_FLOATS = 64 * 1024  # of a chunk's panels, which stay in the second-level cache beside the next chunk's
+_LEAST_WINDOWS, _MOST_WINDOWS = 4, 16  # of a chunk
+
+
+def fits(shape: Geometry, targets: int) -> bool:
+    """Whether each pixel of so many target channels is made from the same one of the source's alone.
+
+    The channels must be those of a block at least.
+    """
+    alone = (shape.kernel, shape.stride, shape.padding) == ((1, 1, 1), (1, 1, 1), (0, 0, 0))
+    return alone and targets >= HEIGHT * shape.groups
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
+    kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
+    sources, targets = (kernels, channels) if backward else (channels, kernels)
+    pixels = int(np.prod(shape.size))
+    depth = padded_channels(sources)
+    windows = -(-shape.batch * pixels // WIDTH)
+    most = max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // panel_size(depth)))
+    chunk = min(windows, even_chunk(windows, most, workers))
+    blocks = -(-targets // HEIGHT)
+    rows = row_blocks(blocks, shape.groups * -(-windows // chunk), workers) * HEIGHT
+    return Plan(shape.batch, shape.groups, sources, targets, pixels, depth, chunk * WIDTH, rows)
+
+
+def forward(
+    shape: Geometry,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    workspace: np.ndarray,
+) -> None:
+    """out (N,K,...) = weight (K,C/groups,1...) times the pixels of x (N,C,...), plus bias (K,) or none."""
+    plan = _plan(shape, False, threads())
+    _multiply(plan, x, weight, (plan.channels, 1), bias, out, workspace)
+
+
+def backward_data(
+    shape: Geometry,
+    grad_out: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    grad_x: np.ndarray,
+    workspace: np.ndarray,
+) -> None:
+    """The gradient by x, plus a bias (C,) or none."""
+    plan = _plan(shape, True, threads())
+    _multiply(plan, grad_out, weight, (1, plan.targets), bias, grad_x, workspace)
+
+
+def _multiply(
+    plan: Plan,
+    source: np.ndarray,
+    weight: np.ndarray,
+    steps: tuple[int, int],
+    bias: np.ndarray,
+    out: np.ndarray,
+    workspace: np.ndarray,
+) -> None:
+    size = product_workspace(plan)
+    packed, workspace = np.split(workspace, [packed_size(plan)])
+    check_workspace(workspace, size)
+    weights = weight.reshape(-1, copy=False)
+    blocks = -(-plan.targets // HEIGHT)
+    run_shares(pack_weights, blocks, 2 * weights.size, weights, *steps, bias, packed, plan)
+    whole_lines = plan.pixels % LINE == 0 and out.ctypes.data % (4 * LINE) == 0
+    chunks = -(-plan.images * plan.pixels // plan.chunk)
+    turns, units = new_turns(), plan.groups * chunks * -(-plan.targets // plan.rows)
+    arrays = source.reshape(-1, copy=False), packed, out.reshape(-1, copy=False)
+    run_parallel(
+        multiply_pixels,
+        [
+            (
+                *arrays,
+                whole_lines and out.size > CACHED_FLOATS,
+                workspace[i * size : (i + 1) * size],
+                plan,
+                turns,
+                units,
+            )
+            for i in range(min(threads(), workspace.size // size, units))
+        ],
+    )
+
+
+def workspace_size(shape: Geometry) -> int:
+    """Number of float32 that the two functions need as workspace, for the number of threads set now."""
+    plans = [_plan(shape, backward, threads()) for backward in (False, True)]
+    return max(packed_size(plan) + threads() * product_workspace(plan) for plan in plans)
