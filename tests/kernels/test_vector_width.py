@@ -18,6 +18,7 @@ if len(sys.argv) > 2:  # another vector unit than the target's
     dhhpc_kernels.target.vector_registers = lambda: tuple(map(int, sys.argv[2:]))
 from dhhpc_kernels import cpu
 from dhhpc_kernels.cache import cache_folder
+from dhhpc_kernels.cpu.matrix_product import matrix_product, matrix_product_workspace
 from dhhpc_kernels.cpu.microkernel import LANES, ROWS, VECTORS
 generator = np.random.default_rng(1)
 results = {"block": [LANES, ROWS, VECTORS]}
@@ -40,7 +41,7 @@ for taps, stride, channels, kernels, groups, height, width, setting in (
     out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
     assert ("depthwise" in names.values()) == (groups > 1), names
-    assert ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
+    assert taps == 1 or ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
     assert ("winograd 4x4 at stride 2" in names.values()) == (setting == "winograd"), names
     assert ("pointwise product" in names.values()) == (taps == 1), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)
@@ -50,6 +51,13 @@ for taps, stride, channels, kernels, groups, height, width, setting in (
     cpu.convolution_backward_weights(x, out, weights, None, workspace, *options)
     case = f"{taps} {stride} {channels} {groups} {height} {setting}"
     results |= {f"forward {case}": forward, f"data {case}": data, f"weights {case}": weights}
+for lines, depth, columns in ((37, 70, 75), (70, 37, 50)):
+    a, b = (generator.standard_normal(size, np.float32) for size in ((lines, depth), (columns, depth)))
+    workspace = np.full(matrix_product_workspace(lines, depth, columns), np.nan, np.float32)
+    case = f"{lines} {depth} {columns}"
+    for name, left, right in (("rows", a, b.T.copy()), ("columns", a.T.copy().T, b.T)):
+        results[f"product {name} {case}"] = out = np.empty((lines, columns), np.float32)
+        matrix_product(left, right, out, workspace)
 np.savez(sys.argv[1], **results)
 print(cache_folder())
 """

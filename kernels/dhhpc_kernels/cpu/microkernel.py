@@ -20,6 +20,12 @@ ROWS = 8 if LANES == 16 else 4  # of a block, at most LANES
 VECTORS = (REGISTERS - 1) // (ROWS + 1)  # beside the sums: that many columns and one row's factor
 COLUMNS = LANES * VECTORS
 LINE = 16  # floats of a cache line
+# A block of two packed factors: as wide as whole cache lines and two vectors at least, as with fewer their
+# loads would keep the multiply-adds waiting; as high as there are registers then.
+_WIDE_VECTORS = max(2, LINE // LANES)
+WIDTH = _WIDE_VECTORS * LANES
+HEIGHT = (REGISTERS - 1 - _WIDE_VECTORS) // _WIDE_VECTORS
+STEPS = 4  # of the common dimension that a turn of that block's loop takes
 
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
@@ -274,6 +280,93 @@ def _multiply_columns(
     return signature, generate
 
 
+def packed_sums(
+    emit: Emitter,
+    left: ir.Value,
+    right: ir.Value,
+    depth: ir.Value,
+    meanwhile: Callable[[ir.Value], None] = lambda k: None,
+) -> list[ir.Value]:
+    """Row after row the vectors of sums over k of left[k*HEIGHT + i] * right[k*WIDTH + j].
+
+    i below HEIGHT, j below WIDTH, k below depth, a multiple of STEPS and not 0. meanwhile: emits what else
+    each turn of the loop does, from its k on.
+    """
+    builder = emit.builder
+
+    def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        meanwhile(k)
+        row = builder.gep(left, [builder.mul(k, index(HEIGHT))])
+        line = builder.gep(right, [builder.mul(k, index(WIDTH))])
+        for step in range(STEPS):
+            factors = [builder.gep(row, [index(step * HEIGHT + i)]) for i in range(HEIGHT)]
+            columns = [
+                emit.load(builder.gep(line, [index(step * WIDTH + v * LANES)])) for v in range(_WIDE_VECTORS)
+            ]
+            sums = emit.add_products(factors, columns, sums)
+        return sums
+
+    return emit.sums([_ZEROS] * (HEIGHT * _WIDE_VECTORS), depth, STEPS, body)
+
+
+def block_places(
+    emit: Emitter, target: ir.Value, pitch: ir.Value, sums: list[ir.Value]
+) -> list[tuple[int, ir.Value, ir.Value]]:
+    """Of each of `packed_sums` its row, itself and where it goes, with rows `pitch` floats apart."""
+    builder = emit.builder
+    rows = [builder.gep(target, [builder.mul(pitch, index(i))]) for i in range(HEIGHT)]
+    return [
+        (i, sums[i * _WIDE_VECTORS + v], builder.gep(rows[i], [index(v * LANES)]))
+        for i in range(HEIGHT)
+        for v in range(_WIDE_VECTORS)
+    ]
+
+
+def _multiply_packed(
+    typing_context: Any,
+    left: Any,
+    row: Any,
+    right: Any,
+    column: Any,
+    depth: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+    add: Any,
+) -> tuple[Any, Any]:
+    """target[start + i*pitch + j] = sum over k of left[row + k*HEIGHT + i] * right[column + k*WIDTH + j]
+
+    i below HEIGHT, j below WIDTH, k below depth, a multiple of STEPS and not 0. add: += for =.
+    """
+    signature = types.void(
+        FLOATS,
+        types.int64,
+        FLOATS,
+        types.int64,
+        types.int64,
+        FLOATS,
+        types.int64,
+        types.int64,
+        types.boolean,
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        left, row, right, column, depth, target, start, pitch, add = arguments
+        emit = Emitter(builder)
+        left, right, target = (
+            pointer_at(context, builder, FLOATS, array, place)
+            for array, place in ((left, row), (right, column), (target, start))
+        )
+        adding = cgutils.as_bool_bit(builder, add)
+        for _, value, pointer in block_places(emit, target, pitch, packed_sums(emit, left, right, depth)):
+            before = builder.select(adding, emit.load(pointer), _ZEROS)
+            emit.store(builder.fadd(value, before), pointer)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
+multiply_packed: Callable[..., None] = intrinsic(_multiply_packed)
 multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
 multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)

@@ -5,29 +5,26 @@ import time
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_tile
+from dhhpc_kernels.cpu.microkernel import HEIGHT, WIDTH, multiply_packed
 from dhhpc_kernels.parallel import run_parallel, threads
 
 _DEPTH = 256  # weights of a few kilobytes
-_OPERATIONS = 2 * ROWS * COLUMNS * _DEPTH  # of one tile
+_OPERATIONS = 2 * HEIGHT * WIDTH * _DEPTH  # of one tile
 
 
 @compile_kernel
-def _multiply(
-    weights: np.ndarray, offsets: np.ndarray, source: np.ndarray, target: np.ndarray, repetitions: int
-) -> None:
+def _multiply(weights: np.ndarray, source: np.ndarray, target: np.ndarray, repetitions: int) -> None:
     for _ in range(repetitions):
-        multiply_tile(weights, 0, offsets, 0, _DEPTH, source, 0, target, 0, COLUMNS)
+        multiply_packed(weights, 0, source, 0, _DEPTH, target, 0, WIDTH, False)
 
 
 def peak_gflops(rounds: int = 20, seconds: float = 0.02) -> float:
     """10^9 float32 additions and multiplications a second on all threads of this process; the best round."""
     calls = [
         (
-            np.ones(_DEPTH * ROWS, np.float32),
-            np.zeros(_DEPTH, np.int64),
-            np.ones(COLUMNS, np.float32),
-            np.empty(ROWS * COLUMNS, np.float32),
+            np.ones(_DEPTH * HEIGHT, np.float32),
+            np.ones(_DEPTH * WIDTH, np.float32),
+            np.empty(HEIGHT * WIDTH, np.float32),
         )
         for _ in range(threads())
     ]

@@ -18,14 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.cpu.matrix_product import (
-    matrix_product,
-    matrix_product_workspace,
-    pack_panels,
-    panels,
-    row_steps,
-)
+from dhhpc_kernels.cpu.matrix_product import matrix_product, matrix_product_workspace
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS
+from dhhpc_kernels.cpu.panels import pack_panels, panels
 from dhhpc_kernels.cpu.recurrent_steps import (
     GRU,
     LSTM,
@@ -93,7 +88,7 @@ def recurrent_forward(
     products.fill(0)
     hidden[:, 0] = 0
     written = out.reshape(samples, -1, units)
-    offsets = row_steps(units)
+    offsets = np.arange(units) * COLUMNS
     for time in range(steps):
         run_shares(
             forward_step,
@@ -139,7 +134,7 @@ def recurrent_backward(
     products.fill(0)
     carried.fill(0)
     read = grad_out.reshape(samples, -1, units)
-    offsets = row_steps(width)
+    offsets = np.arange(width) * COLUMNS
     for time in reversed(range(steps)):
         run_shares(
             backward_step,
@@ -199,12 +194,15 @@ def _pack(
         panels(units, COLUMNS),
         2 * weights.size,
         weights.reshape(-1),
+        0,
         line_step,
         depth_step,
         units,
         depth,
         COLUMNS,
         packed,
+        0,
+        depth * COLUMNS,
     )
 
 

@@ -32,18 +32,21 @@ def _multiply_state(
 ) -> None:
     """products[:, column:end] = the state times the weights' panels from `panel` on."""
     depth = offsets.size
-    samples = products.shape[0]
+    samples, pitch = products.shape
+    flat = products.reshape(-1)
     tile = np.empty(ROWS * COLUMNS, np.float32)
     for start in range(column, end, COLUMNS):
-        width = min(COLUMNS, end - start)
+        width, place = min(COLUMNS, end - start), panel * depth * COLUMNS
         for top in range(0, samples, ROWS):
-            multiply_tile(
-                state, top * depth, offsets, 0, depth, weights, panel * depth * COLUMNS, tile, 0, COLUMNS
-            )
-            for i in range(min(ROWS, samples - top)):
-                target = products[top + i, start : start + width]
+            target = top * pitch + start
+            height = min(ROWS, samples - top)
+            if height == ROWS and width == COLUMNS:
+                multiply_tile(state, top * depth, offsets, 0, depth, weights, place, flat, target, pitch)
+                continue
+            multiply_tile(state, top * depth, offsets, 0, depth, weights, place, tile, 0, COLUMNS)
+            for i in range(height):
                 for j in range(width):
-                    target[j] = tile[i * COLUMNS + j]
+                    flat[target + i * pitch + j] = tile[i * COLUMNS + j]
         panel += 1
 
 

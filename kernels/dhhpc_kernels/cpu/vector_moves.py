@@ -8,7 +8,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import COLUMNS, FLOATS, INDICES, LANES, ROWS, Emitter, index, pointer_at
+from dhhpc_kernels.cpu.microkernel import (
+    COLUMNS,
+    FLOATS,
+    HEIGHT,
+    INDICES,
+    LANES,
+    ROWS,
+    WIDTH,
+    Emitter,
+    index,
+    pointer_at,
+)
 from dhhpc_kernels.cpu.vectors import Vectors
 
 _FLOAT = ir.FloatType()
@@ -47,7 +58,7 @@ def _transpose(
     return signature, generate
 
 
-def _copy(count: int) -> Callable[..., tuple[Any, Any]]:
+def _copy(count: int, past_caches: bool = False) -> Callable[..., tuple[Any, Any]]:
     def copy(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
         signature = types.void(FLOATS, types.int64, FLOATS, types.int64)
 
@@ -58,7 +69,11 @@ def _copy(count: int) -> Callable[..., tuple[Any, Any]]:
             for i in range(0, count, LANES):
                 vector = ir.VectorType(_FLOAT, min(LANES, count - i)).as_pointer()
                 value = builder.load(builder.bitcast(builder.gep(source, [index(i)]), vector), align=4)
-                builder.store(value, builder.bitcast(builder.gep(target, [index(i)]), vector), align=4)
+                there = builder.gep(target, [index(i)])
+                if past_caches:
+                    Vectors(builder).stream(value, there)
+                else:
+                    builder.store(value, builder.bitcast(there, vector), align=4)
             return context.get_dummy_value()
 
         return signature, generate
@@ -250,10 +265,14 @@ def _prefetch(typing_context: Any, source: Any, place: Any) -> tuple[Any, Any]:
 
 prefetch: Callable[..., None] = intrinsic(_prefetch)
 transpose: Callable[..., None] = intrinsic(_transpose)
-# target[start + i] = source[place + i], i below ROWS, LANES or COLUMNS
+# target[start + i] = source[place + i], i below ROWS, LANES, COLUMNS, HEIGHT or WIDTH
 copy_rows: Callable[..., None] = intrinsic(_copy(ROWS))
 copy_lanes: Callable[..., None] = intrinsic(_copy(LANES))
 copy_columns: Callable[..., None] = intrinsic(_copy(COLUMNS))
+copy_height: Callable[..., None] = intrinsic(_copy(HEIGHT))
+copy_width: Callable[..., None] = intrinsic(_copy(WIDTH))
+# The same past the caches; the target begins with a line of the cache.
+stream_width: Callable[..., None] = intrinsic(_copy(WIDTH, past_caches=True))
 turn_rows: Callable[..., None] = intrinsic(_turn_rows)
 copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)

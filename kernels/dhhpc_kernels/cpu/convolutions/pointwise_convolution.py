@@ -13,11 +13,9 @@ from dhhpc_kernels.cpu.convolutions.pointwise_product import (
     pack_weights,
     packed_size,
     padded_channels,
-    panel_size,
     product_workspace,
 )
-from dhhpc_kernels.cpu.convolutions.pointwise_tile import HEIGHT, WIDTH
-from dhhpc_kernels.cpu.microkernel import LINE
+from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, WIDTH
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, threads
 from dhhpc_kernels.turns import new_turns
@@ -42,7 +40,7 @@ def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     pixels = int(np.prod(shape.size))
     depth = padded_channels(sources)
     windows = -(-shape.batch * pixels // WIDTH)
-    most = max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // panel_size(depth)))
+    most = max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // (depth * WIDTH)))
     chunk = min(windows, even_chunk(windows, most, workers))
     blocks = -(-targets // HEIGHT)
     rows = row_blocks(blocks, shape.groups * -(-windows // chunk), workers) * HEIGHT
@@ -90,7 +88,7 @@ def _multiply(
     weights = weight.reshape(-1, copy=False)
     blocks = -(-plan.targets // HEIGHT)
     run_shares(pack_weights, blocks, 2 * weights.size, weights, *steps, bias, packed, plan)
-    whole_lines = plan.pixels % LINE == 0 and out.ctypes.data % (4 * LINE) == 0
+    whole_lines = plan.pixels % WIDTH == 0 and out.ctypes.data % (4 * LINE) == 0
     chunks = -(-plan.images * plan.pixels // plan.chunk)
     turns, units = new_turns(), plan.groups * chunks * -(-plan.targets // plan.rows)
     arrays = source.reshape(-1, copy=False), packed, out.reshape(-1, copy=False)

@@ -10,20 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.convolutions.pointwise_tile import (
-    HEIGHT,
-    STEPS,
-    WIDTH,
-    copy_width,
-    multiply_block,
-    stream_width,
-)
-from dhhpc_kernels.cpu.microkernel import LINE
+from dhhpc_kernels.cpu.convolutions.pointwise_tile import multiply_block
+from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, STEPS, WIDTH
+from dhhpc_kernels.cpu.panels import pack_panels
+from dhhpc_kernels.cpu.vector_moves import copy_width, stream_width
 from dhhpc_kernels.turns import take_turn
 
 F = np.float32
-
-_PACKED_TILES = 8  # whose weights are packed at once, where they lie beside each other
 
 
 class Plan(NamedTuple):
@@ -48,14 +41,9 @@ def packed_size(plan: Plan) -> int:
     return plan.groups * -(-plan.targets // HEIGHT) * HEIGHT * (plan.depth + 1)
 
 
-def panel_size(depth: int) -> int:
-    """Floats from one panel to the next, so that they begin in different sets of the first-level cache."""
-    return depth * WIDTH + LINE
-
-
 def product_workspace(plan: Plan) -> int:
     """Floats that one thread of `multiply_pixels` needs."""
-    return plan.chunk // WIDTH * panel_size(plan.depth) + HEIGHT * plan.chunk + LINE
+    return plan.chunk * (plan.depth + HEIGHT) + LINE
 
 
 @compile_kernel
@@ -69,7 +57,7 @@ def pack_weights(
     first: int,
     last: int,
 ) -> None:
-    """Blocks first to last of each group: weights[(g*channels*targets) + m*target_step + k*channel_step].
+    """Blocks first to last of each group's weights[g*channels*targets + m*target_step + k*channel_step].
 
     packed: for each group, block and k of `depth` the HEIGHT weights, zeros where there are none; then the
     biases of all groups' blocks. bias: one value a target, or empty.
@@ -77,34 +65,23 @@ def pack_weights(
     targets, channels, depth = plan.targets, plan.channels, plan.depth
     blocks = -(-targets // HEIGHT)
     for g in range(plan.groups):
-        own, group = weights[g * channels * targets :], packed[g * blocks * HEIGHT * depth :]
+        pack_panels(
+            weights,
+            g * channels * targets,
+            target_step,
+            channel_step,
+            targets,
+            channels,
+            HEIGHT,
+            packed,
+            g * blocks * HEIGHT * depth,
+            HEIGHT * depth,
+            first,
+            last,
+        )
         biases = packed[(plan.groups * depth + g) * blocks * HEIGHT :]
-        for some in range(first, last, _PACKED_TILES):
-            whole = min(last, some + _PACKED_TILES, targets // HEIGHT)
-            if target_step == 1:
-                for k in range(channels):
-                    for block in range(some, whole):
-                        place, there = k * channel_step + block * HEIGHT, (block * depth + k) * HEIGHT
-                        for i in range(HEIGHT):
-                            group[there + i] = own[place + i]
-            else:
-                for block in range(some, whole):
-                    for i in range(HEIGHT):
-                        place, there = (block * HEIGHT + i) * target_step, block * depth * HEIGHT + i
-                        for k in range(channels):
-                            group[there + k * HEIGHT] = own[place + k * channel_step]
-            for block in range(some, min(last, some + _PACKED_TILES)):
-                there = block * depth * HEIGHT
-                if block >= whole:
-                    for k in range(channels):
-                        for i in range(HEIGHT):
-                            m = block * HEIGHT + i
-                            value = own[m * target_step + k * channel_step] if m < targets else F(0)
-                            group[there + k * HEIGHT + i] = value
-                for i in range(channels * HEIGHT, depth * HEIGHT):
-                    group[there + i] = F(0)
-                for m in range(block * HEIGHT, (block + 1) * HEIGHT):
-                    biases[m] = bias[g * targets + m] if bias.size and m < targets else F(0)
+        for m in range(first * HEIGHT, last * HEIGHT):
+            biases[m] = bias[g * targets + m] if bias.size and m < targets else F(0)
 
 
 @compile_kernel
@@ -118,7 +95,7 @@ def _gather(
 ) -> None:
     """Copy `count` pixels, counted from `start` over all images, of a group's channels into panels."""
     pixels, channels, depth = plan.pixels, plan.channels, plan.depth
-    image_pitch, size = plan.groups * channels * pixels, depth * WIDTH + LINE
+    image_pitch, size = plan.groups * channels * pixels, depth * WIDTH
     first = 0  # pixel of the chunk
     while first < count:
         image, pixel = divmod(start + first, pixels)
@@ -202,7 +179,7 @@ def multiply_pixels(
     biases = packed[plan.groups * blocks * HEIGHT * depth :]
     aligned = workspace[-(workspace.ctypes.data // 4) % LINE :]
     block, panels = aligned[: HEIGHT * chunk], aligned[HEIGHT * chunk :]
-    panel = depth * WIDTH + LINE
+    panel = depth * WIDTH
     places, later = np.empty(chunk // WIDTH, np.int64), np.empty(chunk // WIDTH, np.int64)
     unit = take_turn(turns)
     while unit < units:
