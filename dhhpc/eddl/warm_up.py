@@ -33,8 +33,9 @@ EXAMPLES: list[tuple[Shape, Callable[[Layer], Layer]]] = [
     (MANY_CHANNELS, lambda x: layers.Conv2D(x, 16, 3)),
     (MANY_TILES, lambda x: layers.Conv2D(x, 16, 3)),
     (LARGE, lambda x: layers.Conv2D(x, 64, 3, 2)),
+    (WIDE, lambda x: layers.Conv2D(x, 64, 3, 2)),  # as an implicit matrix product
     (WIDE, lambda x: layers.Conv2D(x, 64, 1)),  # as a product of pixels
-    (WIDE, lambda x: layers.Conv2D(x, 64, 1, 2)),  # as an implicit product, and by sums along pixels
+    (WIDE, lambda x: layers.Conv2D(x, 64, 1, 2)),  # by sums along pixels
     (VOLUME, lambda x: layers.Conv3D(x, 4, 3, 2)),
     (LINE, lambda x: layers.ConvTranspose1D(x, 4, 2, 2)),
     (IMAGE, lambda x: layers.ConvTranspose2D(x, 4, 2, 2)),

@@ -162,6 +162,9 @@ def test_convolution_equals_pytorch(algorithm, case, kernels, draw, poisoned, as
 @example(case=Case(3, 5, 6, 1, (800,), (1,), (1,), (0,), (1,)))
 @example(case=Case(2, 33, 66, 2, (61, 67), (1, 1)))  # large planes that begin anywhere
 @example(case=Case(7, 9, 25, 2, (2, 3), (1, 1)))  # windows of many images
+@example(case=Case(2, 24, 20, 2, (49, 57), (1, 1), (2, 2)))  # a stride that leaves half squares
+@example(case=Case(2, 12, 60, 1, (3, 64, 64), (1, 1, 1), (1, 2, 2), (0, 0, 0), (1, 1, 1)))
+@example(case=Case(2, 70, 12, 1, (40, 41), (1, 1), (3, 3)))
 @example(case=Case(1, 1300, 20, 1, (9, 11), (1, 1)))  # panels of many channels
 def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw, poisoned, assert_close):
     with pytest.MonkeyPatch.context() as patch:
@@ -280,22 +283,32 @@ def test_results_do_not_depend_on_run_or_threads(algorithm, case, kernels, draw,
 
 
 @pytest.mark.parametrize("shift", [0, 4])
-def test_pointwise_results_are_those_of_another_algorithm_bit_by_bit(shift, kernels, draw, monkeypatch):
-    """Whether the output is written past the caches, as whole lines are, or not."""
-    case = Case(2, 300, 130, 1, (48, 48), (1, 1))
-    x, weight, bias = draw(1, 2, 300, 48, 48), draw(2, 130, 300, 1, 1), draw(3, 130)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("direction", ["forward", "backward_data"])
+def test_pointwise_results_are_those_of_another_algorithm_bit_by_bit(
+    shift, stride, direction, kernels, draw, monkeypatch
+):
+    """Whether the result is written past the caches, as whole lines are, or not."""
+    case = Case(2, 130, 130, 1, (56, 56), (1, 1), (stride, stride))
+    size = (2, 130, 56 // stride, 56 // stride)
+    x, grad_out, weight = draw(1, 2, 130, 56, 56), draw(2, *size), draw(3, 130, 130, 1, 1)
+    wanted = size if direction == "forward" else x.shape
+    floats = int(np.prod(wanted))
     results = []
     for algorithm, expected in (("auto", "pointwise product"), ("product", "implicit product")):
         monkeypatch.setenv("DHHPC_CONVOLUTION", algorithm)
         names = kernels.explain_convolution(x.shape, weight.shape, *case.options)
-        assert names["forward"] == names["backward_data"] == expected
+        assert names[direction] == expected
         scratch = guarded_workspace(kernels.convolution_workspace(x.shape, weight.shape, *case.options))
-        memory = np.full(2 * 130 * 48 * 48 + 32, np.nan, np.float32)
+        memory = np.full(floats + 32, np.nan, np.float32)
         first = -(memory.ctypes.data // 4) % 16 + shift
-        out = memory[first : first + 2 * 130 * 48 * 48].reshape(2, 130, 48, 48)
-        kernels.convolution_forward(x, weight, bias, out, scratch, *case.options)
+        result = memory[first : first + floats].reshape(wanted)
+        if direction == "forward":
+            kernels.convolution_forward(x, weight, draw(4, 130), result, scratch, *case.options)
+        else:
+            kernels.convolution_backward_data(grad_out, weight, result, scratch, *case.options)
         assert np.isnan(memory).sum() == 32
-        results.append(out)
+        results.append(result)
     assert results[0].tobytes() == results[1].tobytes()
 
 

@@ -1,11 +1,13 @@
-"""Pointwise convolutions (of one pixel, at stride 1): workspaces, and the threads' shares."""
+"""Pointwise convolutions (of one pixel, at any stride in the plane): workspaces, and the threads' shares."""
 
 import functools
+import math
 
 import numpy as np
 
 from dhhpc_kernels.cpu.convolutions.chunks import even_chunk, row_blocks
-from dhhpc_kernels.cpu.convolutions.geometry import Geometry
+from dhhpc_kernels.cpu.convolutions.geometry import Geometry, Triple
+from dhhpc_kernels.cpu.convolutions.lattices import Lattice
 from dhhpc_kernels.cpu.convolutions.pixels import CACHED_FLOATS
 from dhhpc_kernels.cpu.convolutions.pointwise_product import (
     Plan,
@@ -25,26 +27,57 @@ _LEAST_WINDOWS, _MOST_WINDOWS = 4, 16  # of a chunk
 
 
 def fits(shape: Geometry, targets: int) -> bool:
-    """Whether each pixel of so many target channels is made from the same one of the source's alone.
+    """Whether each pixel of so many target channels is made from one of the source's alone.
 
-    The channels must be those of a block at least.
+    The channels must be those of a block at least, and the stride the same in rows and columns, 1 in depth.
     """
-    alone = (shape.kernel, shape.stride, shape.padding) == ((1, 1, 1), (1, 1, 1), (0, 0, 0))
-    return alone and targets >= HEIGHT * shape.groups
+    alone = shape.kernel == (1, 1, 1) and shape.padding == (0, 0, 0)
+    even = shape.stride == (1, shape.stride[2], shape.stride[2])
+    return alone and even and targets >= HEIGHT * shape.groups
+
+
+def _dense(size: Triple) -> Lattice:
+    pixels = math.prod(size)
+    return Lattice(pixels, pixels, np.zeros(1, np.int64), 1, 1, 1, pixels)
+
+
+def _strided(shape: Geometry) -> Lattice:
+    """The pixels of x that out is made from."""
+    (depth, height, width), (_, rows, columns) = shape.size, shape.out_size
+    z, y = np.ogrid[:depth, :rows]
+    starts = ((z * height + y * shape.stride[1]) * width).reshape(-1)
+    return Lattice(depth * height * width, columns, starts, shape.stride[2], rows, height, width)
 
 
 @functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
+    strided = shape.stride != (1, 1, 1)
+    x, out = _strided(shape) if strided else _dense(shape.size), _dense(shape.out_size)
     sources, targets = (kernels, channels) if backward else (channels, kernels)
-    pixels = int(np.prod(shape.size))
+    pixels, out_columns = math.prod(shape.out_size), shape.out_size[2]
     depth = padded_channels(sources)
     windows = -(-shape.batch * pixels // WIDTH)
     most = max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // (depth * WIDTH)))
     chunk = min(windows, even_chunk(windows, most, workers))
+    if strided:
+        whole_rows = math.lcm(out_columns, WIDTH) // WIDTH
+        chunk = chunk // whole_rows * whole_rows or chunk
     blocks = -(-targets // HEIGHT)
     rows = row_blocks(blocks, shape.groups * -(-windows // chunk), workers) * HEIGHT
-    return Plan(shape.batch, shape.groups, sources, targets, pixels, depth, chunk * WIDTH, rows)
+    return Plan(
+        shape.batch,
+        shape.groups,
+        sources,
+        targets,
+        out if backward else x,
+        x if backward else out,
+        strided and backward,
+        pixels,
+        depth,
+        chunk * WIDTH,
+        rows,
+    )
 
 
 def forward(
@@ -73,6 +106,15 @@ def backward_data(
     _multiply(plan, grad_out, weight, (1, plan.targets), bias, grad_x, workspace)
 
 
+def _whole_lines(plan: Plan) -> bool:
+    """Whether what a thread writes at once of an aligned array is whole cache lines."""
+    if not plan.strided:
+        return plan.pixels % WIDTH == 0
+    target = plan.target
+    squares = (target.step, target.height, target.width) == (2, 2 * target.plane_rows, 2 * target.columns)
+    return squares and 2 * target.width % LINE == 0 and plan.chunk % target.columns == 0
+
+
 def _multiply(
     plan: Plan,
     source: np.ndarray,
@@ -83,12 +125,12 @@ def _multiply(
     workspace: np.ndarray,
 ) -> None:
     size = product_workspace(plan)
-    packed, workspace = np.split(workspace, [packed_size(plan)])
+    packed, workspace = workspace[: packed_size(plan)], workspace[packed_size(plan) :]
     check_workspace(workspace, size)
     weights = weight.reshape(-1, copy=False)
     blocks = -(-plan.targets // HEIGHT)
     run_shares(pack_weights, blocks, 2 * weights.size, weights, *steps, bias, packed, plan)
-    whole_lines = plan.pixels % WIDTH == 0 and out.ctypes.data % (4 * LINE) == 0
+    whole_lines = _whole_lines(plan) and out.ctypes.data % (4 * LINE) == 0
     chunks = -(-plan.images * plan.pixels // plan.chunk)
     turns, units = new_turns(), plan.groups * chunks * -(-plan.targets // plan.rows)
     arrays = source.reshape(-1, copy=False), packed, out.reshape(-1, copy=False)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.convolutions.lattices import Lattice, gather, scatter, spread, spread_past_caches
 from dhhpc_kernels.cpu.convolutions.pointwise_tile import multiply_block
 from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, STEPS, WIDTH
 from dhhpc_kernels.cpu.panels import pack_panels
-from dhhpc_kernels.cpu.vector_moves import copy_width, stream_width
+from dhhpc_kernels.cpu.vector_moves import stream_width
 from dhhpc_kernels.turns import take_turn
 
 F = np.float32
@@ -26,7 +27,10 @@ class Plan(NamedTuple):
     groups: int
     channels: int  # of the source, a group
     targets: int  # channels of out, a group
-    pixels: int  # of an image
+    source: Lattice
+    target: Lattice
+    strided: bool  # whether the target's pixels do not follow each other
+    pixels: int  # of an image's grid
     depth: int  # the channels, rounded up to whole STEPS
     chunk: int  # pixels, whole panels
     rows: int  # targets, whole blocks
@@ -43,7 +47,7 @@ def packed_size(plan: Plan) -> int:
 
 def product_workspace(plan: Plan) -> int:
     """Floats that one thread of `multiply_pixels` needs."""
-    return plan.chunk * (plan.depth + HEIGHT) + LINE
+    return plan.chunk * (plan.depth + HEIGHT + 4) + (plan.chunk // WIDTH + 4) * LINE
 
 
 @compile_kernel
@@ -85,76 +89,6 @@ def pack_weights(
 
 
 @compile_kernel
-def _gather(
-    source: np.ndarray,
-    group: int,
-    plan: Plan,
-    start: int,
-    count: int,
-    panels: np.ndarray,
-) -> None:
-    """Copy `count` pixels, counted from `start` over all images, of a group's channels into panels."""
-    pixels, channels, depth = plan.pixels, plan.channels, plan.depth
-    image_pitch, size = plan.groups * channels * pixels, depth * WIDTH
-    first = 0  # pixel of the chunk
-    while first < count:
-        image, pixel = divmod(start + first, pixels)
-        begin = image * image_pitch + group * channels * pixels + pixel
-        panel = first // WIDTH
-        whole = min(pixels - pixel, count - first) // WIDTH
-        if whole:
-            for k in range(channels):
-                for w in range(whole):
-                    copy_width(source, begin + k * pixels + w * WIDTH, panels, (panel + w) * size + k * WIDTH)
-            first += whole * WIDTH
-            continue
-        j = 0
-        while j < WIDTH:
-            take = min(pixels - pixel, count - first, WIDTH - j)
-            for k in range(channels):
-                for i in range(take):
-                    panels[panel * size + k * WIDTH + j + i] = source[begin + k * pixels + i]
-            j += take
-            first += take
-            if first == count:
-                for k in range(channels):
-                    for i in range(j, WIDTH):
-                        panels[panel * size + k * WIDTH + i] = F(0)
-                break
-            image, pixel = divmod(start + first, pixels)
-            begin = image * image_pitch + group * channels * pixels + pixel
-    for panel in range(-(-count // WIDTH)):
-        for i in range(channels * WIDTH, depth * WIDTH):
-            panels[panel * size + i] = F(0)
-
-
-@compile_kernel
-def _scatter(
-    block: np.ndarray,
-    place: int,
-    pitch: int,
-    out: np.ndarray,
-    channel: int,
-    rows: int,
-    pixels: int,
-    image_pitch: int,
-    start: int,
-    count: int,
-) -> None:
-    """Write `count` columns of a block's rows to pixels counted from `start` over all images."""
-    image, pixel = divmod(start, pixels)
-    done = 0
-    while done < count:
-        take = min(pixels - pixel, count - done)
-        begin = image * image_pitch + channel * pixels + pixel
-        for i in range(rows):
-            for j in range(take):
-                out[begin + i * pixels + j] = block[place + i * pitch + done + j]
-        done += take
-        image, pixel = image + 1, 0
-
-
-@compile_kernel
 def multiply_pixels(
     source: np.ndarray,
     packed: np.ndarray,
@@ -167,19 +101,25 @@ def multiply_pixels(
 ) -> None:
     """Units of out, in turn with other threads: a group's chunks of pixels, and of each some target channels.
 
-    source and out: flat. packed: `pack_weights`'s. past_caches: every WIDTH pixels of out begin with a cache
-    line, and nobody finds them in the caches later. workspace: `product_workspace`.
+    source and out: flat. packed: `pack_weights`'s. past_caches: every WIDTH pixels of out, or every chunk's
+    squares around them, begin with a cache line, and nobody finds them in the caches later.
+    workspace: `product_workspace`.
     """
     pixels, targets, depth, chunk = plan.pixels, plan.targets, plan.depth, plan.chunk
     blocks, steps = -(-targets // HEIGHT), depth // STEPS
     parts = -(-targets // plan.rows)
     total = plan.images * pixels
     chunks = -(-total // chunk)
-    out_pitch, source_pitch = plan.groups * targets * pixels, plan.groups * plan.channels * pixels
+    lattice, target_size = plan.source, plan.target.size
+    source_size, columns, starts = lattice.size, lattice.columns, lattice.starts
+    out_pitch, source_pitch = plan.groups * targets * target_size, plan.groups * plan.channels * source_size
     biases = packed[plan.groups * blocks * HEIGHT * depth :]
     aligned = workspace[-(workspace.ctypes.data // 4) % LINE :]
-    block, panels = aligned[: HEIGHT * chunk], aligned[HEIGHT * chunk :]
-    panel = depth * WIDTH
+    block, rest = aligned[: HEIGHT * chunk + LINE], aligned[HEIGHT * chunk + LINE :]
+    squares, panels = rest[: 4 * chunk + 2 * LINE], rest[4 * chunk + 2 * LINE :]
+    panel = depth * WIDTH + LINE
+    lines = WIDTH * lattice.step // LINE  # of a window
+    through_block = past_caches or plan.strided
     places, later = np.empty(chunk // WIDTH, np.int64), np.empty(chunk // WIDTH, np.int64)
     unit = take_turn(turns)
     while unit < units:
@@ -193,20 +133,24 @@ def multiply_pixels(
         for w in range(windows):
             image, pixel = divmod(start + w * WIDTH, pixels)
             inside = pixel + WIDTH <= pixels
-            places[w] = image * out_pitch + group * targets * pixels + pixel if inside else -1
+            places[w] = image * out_pitch + group * targets * target_size + pixel if inside else -1
             image, pixel = divmod(min(next_start + w * WIDTH, total - 1), pixels)
-            later[w] = image * source_pitch + next_group * plan.channels * pixels + pixel
-        _gather(source, group, plan, start, count, panels)
+            there = starts[pixel // columns] + pixel % columns * lattice.step
+            later[w] = image * source_pitch + next_group * plan.channels * source_size + there
+        origin = group * plan.channels * source_size
+        gather(source, lattice, plan.channels, origin, source_pitch, start, count, panels, panel)
         first = part * plan.rows // HEIGHT
         for number in range(first, min(blocks, first + plan.rows // HEIGHT)):
             row, channel = group * blocks + number, number * HEIGHT
             rows = min(HEIGHT, targets - channel)
-            # The first blocks fetch what the following unit gathers, some channels each.
-            fetched = (number - first) * steps
-            fetches = fetched < plan.channels and following < units
+            origin = (group * targets + channel) * target_size
+            # The first blocks fetch what the following unit gathers, of some channels a line of each window.
+            line, quarter = divmod(number - first, STEPS)
+            fetches = line < lines and following < units
+            fetched = quarter * steps * source_size + line * LINE
             for w in range(windows):
-                ahead, ahead_pitch = (later[w] + fetched * pixels, pixels) if fetches else (0, 0)
-                if places[w] >= 0 and rows == HEIGHT and not past_caches:
+                ahead, ahead_pitch = (later[w] + fetched, source_size) if fetches else (0, 0)
+                if places[w] >= 0 and rows == HEIGHT and not through_block:
                     multiply_block(
                         packed,
                         row * HEIGHT * depth,
@@ -216,8 +160,8 @@ def multiply_pixels(
                         biases,
                         row * HEIGHT,
                         out,
-                        places[w] + channel * pixels,
-                        pixels,
+                        places[w] + channel * target_size,
+                        target_size,
                         source,
                         ahead,
                         ahead_pitch,
@@ -238,22 +182,31 @@ def multiply_pixels(
                     ahead,
                     ahead_pitch,
                 )
-                if not past_caches:
+                if not through_block:
                     column = start + w * WIDTH
-                    _scatter(
+                    width = min(WIDTH, total - column)
+                    scatter(block, w * WIDTH, chunk, rows, out, target_size, origin, out_pitch, column, width)
+            if plan.strided:
+                between = biases[row * HEIGHT :]
+                if past_caches:
+                    spread_past_caches(
                         block,
-                        w * WIDTH,
                         chunk,
-                        out,
-                        group * targets + channel,
                         rows,
-                        pixels,
+                        between,
+                        out,
+                        plan.target,
+                        origin,
                         out_pitch,
-                        column,
-                        min(WIDTH, total - column),
+                        start,
+                        count,
+                        squares,
                     )
-            if past_caches:
+                else:
+                    spread(block, chunk, rows, between, out, plan.target, origin, out_pitch, start, count)
+            elif past_caches:
                 for i in range(rows):
                     for w in range(windows):
-                        stream_width(block, i * chunk + w * WIDTH, out, places[w] + (channel + i) * pixels)
+                        place = places[w] + (channel + i) * target_size
+                        stream_width(block, i * chunk + w * WIDTH, out, place)
         unit = following
