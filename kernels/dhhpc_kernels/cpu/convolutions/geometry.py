@@ -43,6 +43,7 @@ class Geometry(NamedTuple):
         return (self.kernels, self.channels // self.groups * self.kernel[0], *self.kernel[1:])
 
 
+@functools.lru_cache(maxsize=1024)
 def geometry(
     x_shape: Shape,
     weight_shape: Shape,
