@@ -180,6 +180,11 @@ def test_convolution_of_one_pixel_equals_pytorch(algorithm, case, kernels, draw,
 @example(case=Case(1, 4, 3, 2, (5, 6), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)))
 @example(case=Case(2, 4, 3, 1, (5, 6), (1, 1), (2, 3), (0, 0), (1, 1), (1, 2)))
 @example(case=Case(2, 6, 3, 1, (3, 4, 5), (2, 2, 2), (2, 2, 2), (0, 0, 0), (1, 1, 1), (1, 0, 1)))
+@example(
+    case=Case(2, 9, 8, 1, (5, 6), (1, 1), (1, 1), (0, 0), (2, 2), (1, 1))
+)  # pixels that no other reaches
+@example(case=Case(2, 9, 8, 1, (16, 32), (1, 1), (1, 1), (0, 0), (2, 2), (0, 1)))
+@example(case=Case(2, 9, 8, 1, (5, 6), (1, 1), (2, 2), (0, 0), (4, 4), (3, 1)))
 def test_transposed_convolution_equals_pytorch(case, kernels, draw, poisoned, assert_close):
     padding = tuple(
         min(pad, (spread * (taps - 1) + more) // 2)
@@ -326,6 +331,23 @@ def test_workspace_of_fewer_threads_suffices_for_more(kernels, draw, poisoned):
     finally:
         dhhpc_kernels.set_threads(before)
     assert np.array_equal(single, several)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_workspace_of_more_threads_suffices_for_one(threads, kernels, draw, poisoned):
+    """Rows of 10 pixels, by five windows of which the threads take them."""
+    options = ((2, 2), (0, 0), (1, 1), 1)
+    x, weight, out = draw(1, 2, 10, 20, 20), draw(2, 9, 10, 1, 1), poisoned(2, 9, 10, 10)
+    before = dhhpc_kernels.threads()
+    try:
+        dhhpc_kernels.set_threads(threads)
+        scratch = poisoned(kernels.convolution_workspace(x.shape, weight.shape, *options))
+        for fewer in range(threads, 0, -1):
+            dhhpc_kernels.set_threads(fewer)
+            kernels.convolution_forward(x, weight, None, out, scratch, *options)
+            kernels.convolution_backward_data(out, weight, x, scratch, *options)
+    finally:
+        dhhpc_kernels.set_threads(before)
 
 
 def test_small_workspace_is_refused(kernels, draw, poisoned):

@@ -27,7 +27,7 @@ from dhhpc_kernels.cpu.convolutions.algorithms import (
     choose_weights,
     describe,
 )
-from dhhpc_kernels.cpu.convolutions.geometry import Shape, geometry
+from dhhpc_kernels.cpu.convolutions.geometry import Geometry, Shape, geometry
 from dhhpc_kernels.cpu.reductions import sum_channels
 
 _NO_BIAS = np.empty(0, np.float32)
@@ -60,7 +60,11 @@ def convolution_workspace(
 
     It is for the number of threads set now. If more are set later, the functions use as many as fit in it.
     """
-    shape = geometry(x_shape, weight_shape, None, stride, padding, dilation, groups)
+    return workspace_size(geometry(x_shape, weight_shape, None, stride, padding, dilation, groups))
+
+
+def workspace_size(shape: Geometry) -> int:
+    """The same for a convolution whose output may be smaller than what the formula gives."""
     forward, backward, weights = choose_forward(shape), choose_backward(shape), choose_weights(shape)
     sizes = [_OTHERS[other].workspace_size(shape) for other in {forward, backward, weights} & _OTHERS.keys()]
     if forward not in _OTHERS:

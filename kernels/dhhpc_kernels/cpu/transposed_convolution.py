@@ -12,10 +12,10 @@ import numpy as np
 from dhhpc_kernels.cpu.convolution import (
     convolution_backward_weights,
     convolution_forward,
-    convolution_workspace,
     transposed,
+    workspace_size,
 )
-from dhhpc_kernels.cpu.convolutions.geometry import Shape
+from dhhpc_kernels.cpu.convolutions.geometry import Shape, geometry
 from dhhpc_kernels.cpu.reductions import sum_channels
 
 
@@ -32,13 +32,16 @@ def transposed_convolution_workspace(
     # PyTorch and ONNX allow an output padding below the stride or the dilation.
     more = (range(max(both)) for both in zip(stride, dilation, strict=True))
     return max(
-        convolution_workspace(
-            (x_shape[0], weight_shape[1] * groups, *(a + b for a, b in zip(least, extra, strict=True))),
-            weight_shape,
-            stride,
-            padding,
-            dilation,
-            groups,
+        workspace_size(
+            geometry(
+                (x_shape[0], weight_shape[1] * groups, *(a + b for a, b in zip(least, extra, strict=True))),
+                weight_shape,
+                x_shape[2:],
+                stride,
+                padding,
+                dilation,
+                groups,
+            )
         )
         for extra in itertools.product(*more)
     )

@@ -36,7 +36,8 @@ def _plan(shape: Geometry, backward: bool) -> Plan:
 
 def _is_pointwise(shape: Geometry) -> bool:
     """Whether each pixel of out is made from the same one of x alone, so that planes are as good as lines."""
-    return shape.kernel[1:] == (1, 1) and shape.stride[1:] == (1, 1) and shape.padding[1:] == (0, 0)
+    alone = shape.kernel[1:] == (1, 1) and shape.stride[1:] == (1, 1) and shape.padding[1:] == (0, 0)
+    return alone and shape.size[1:] == shape.out_size[1:]
 
 
 def _lines(shape: Geometry) -> Geometry:

@@ -29,11 +29,13 @@ _LEAST_WINDOWS, _MOST_WINDOWS = 4, 16  # of a chunk
 def fits(shape: Geometry, targets: int) -> bool:
     """Whether each pixel of so many target channels is made from one of the source's alone.
 
-    The channels must be those of a block at least, and the stride the same in rows and columns, 1 in depth.
+    The channels must be those of a block at least, the stride the same in rows and columns, 1 in depth, and
+    no pixel of x beyond what out reaches.
     """
     alone = shape.kernel == (1, 1, 1) and shape.padding == (0, 0, 0)
     even = shape.stride == (1, shape.stride[2], shape.stride[2])
-    return alone and even and targets >= HEIGHT * shape.groups
+    reached = tuple(-(-size // step) for size, step in zip(shape.size, shape.stride, strict=True))
+    return alone and even and reached == shape.out_size and targets >= HEIGHT * shape.groups
 
 
 def _dense(size: Triple) -> Lattice:
@@ -49,6 +51,10 @@ def _strided(shape: Geometry) -> Lattice:
     return Lattice(depth * height * width, columns, starts, shape.stride[2], rows, height, width)
 
 
+def _most_windows(depth: int) -> int:
+    return max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // (depth * WIDTH)))
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
@@ -58,8 +64,7 @@ def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     pixels, out_columns = math.prod(shape.out_size), shape.out_size[2]
     depth = padded_channels(sources)
     windows = -(-shape.batch * pixels // WIDTH)
-    most = max(_LEAST_WINDOWS, min(_MOST_WINDOWS, _CHUNK_FLOATS // (depth * WIDTH)))
-    chunk = min(windows, even_chunk(windows, most, workers))
+    chunk = min(windows, even_chunk(windows, _most_windows(depth), workers))
     if strided:
         whole_rows = math.lcm(out_columns, WIDTH) // WIDTH
         chunk = chunk // whole_rows * whole_rows or chunk
@@ -152,5 +157,10 @@ def _multiply(
 
 def workspace_size(shape: Geometry) -> int:
     """Number of float32 that the two functions need as workspace, for the number of threads set now."""
-    plans = [_plan(shape, backward, threads()) for backward in (False, True)]
-    return max(packed_size(plan) + threads() * product_workspace(plan) for plan in plans)
+    sizes = []
+    for backward in (False, True):
+        plan = _plan(shape, backward, threads())
+        largest = plan._replace(chunk=_most_windows(plan.depth) * WIDTH)  # on any other number of threads
+        parts = max(threads() * product_workspace(plan), product_workspace(largest))
+        sizes.append(packed_size(plan) + parts)
+    return max(sizes)

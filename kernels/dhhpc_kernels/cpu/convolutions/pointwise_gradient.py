@@ -61,7 +61,8 @@ def _plan(shape: Geometry) -> Plan:
     run, step = max(runs, default=_RUN), shape.stride[1:]
     kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
     band = _BAND_FLOATS // run // VECTORS * VECTORS
-    return Plan(shape.groups, kernels, channels, step, run, bool(runs), bool(runs) and step == (1, 1), band)
+    alike = step == (1, 1) and shape.size[1:] == shape.out_size[1:]
+    return Plan(shape.groups, kernels, channels, step, run, bool(runs), bool(runs) and alike, band)
 
 
 def _blocks(count: int, size: int) -> int:
