@@ -31,6 +31,8 @@ for taps, stride, channels, kernels, groups, height, width, setting in (
     (3, 2, 19, 19, 19, 6, 6, "auto"),
     (3, 2, 18, 21, 1, 19, 17, "winograd"),
     (1, 1, 37, 45, 1, 19, 17, "auto"),
+    (1, 2, 37, 45, 1, 19, 17, "auto"),
+    (1, 2, 130, 60, 1, 64, 64, "auto"),
 ):
     os.environ["DHHPC_CONVOLUTION"] = setting
     padding = taps // 2

@@ -1,22 +1,22 @@
 """Matrix products on the register-blocked inner loop, with the same bits on any number of threads.
 
 Both factors are packed into panels, a piece of their common dimension at a time, so that the inner loop reads
-them one after the other (Goto and van de Geijn 2008): a panel of rows stays in the first-level cache while
-some panels of columns go by, which stay in the second-level cache. BLAS splits sums in another way on each
+them one after the other (Goto and van de Geijn 2008): a panel of rows stays near while some panels of columns
+go by, again and again for each panel of rows. BLAS splits sums in another way on each
 number of threads; here each number of the result is summed in one order.
 """
 
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, STEPS, WIDTH, multiply_packed
-from dhhpc_kernels.cpu.panels import pack_panels, panels
+from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, WIDTH, multiply_packed
+from dhhpc_kernels.cpu.panels import pack_panels, padded_depth, panels
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
 
 DEPTH = 1024  # of a piece
 _MOST_ROWS = 2048  # packed at once, which bounds the workspace
-_CHUNK_FLOATS = 128 * 1024  # of the panels of columns that stay in the second-level cache
+_CHUNK_FLOATS = 128 * 1024  # of the panels of columns that go by together
 # Below this many multiplications a share takes about as long as handing it to a thread.
 _LEAST_PRODUCTS = 2**20
 
@@ -56,13 +56,9 @@ def _multiply(
                         out[place + i * pitch + j] = before + block[i * WIDTH + j]
 
 
-def _padded(depth: int) -> int:
-    return -(-depth // STEPS) * STEPS
-
-
 def _pitch(depth: int, width: int) -> int:
     """Floats from one packed panel to the next, so that they begin in different sets of the caches."""
-    return _padded(depth) * width + LINE
+    return padded_depth(depth) * width + LINE
 
 
 def matrix_product_workspace(rows: int, depth: int, columns: int) -> int:
@@ -88,7 +84,7 @@ def matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.
             height = min(_MOST_ROWS, rows - row)
             _pack(a[row : row + height, k : k + piece], HEIGHT, left)
             target = flat(out[row : row + height])
-            sizes = _padded(piece), height, columns
+            sizes = padded_depth(piece), height, columns
             _share_multiply(left, right, sizes, target, out.strides[0] // 4, k > 0)
 
 
@@ -116,7 +112,7 @@ def _share_multiply(
     row_panels, column_panels = panels(rows, HEIGHT), panels(columns, WIDTH)
     parts = threads() if depth * rows * columns >= _LEAST_PRODUCTS else 1
     arguments = left, right, depth, rows, columns, out, pitch, add
-    if rows > columns:
+    if row_panels > column_panels:
         calls = [(*arguments, *share, 0, column_panels) for share in shares(row_panels, parts)]
     else:
         calls = [(*arguments, 0, row_panels, *share) for share in shares(column_panels, parts)]

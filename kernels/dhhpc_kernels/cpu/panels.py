@@ -3,7 +3,7 @@
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.microkernel import HEIGHT, LANES, LINE, WIDTH
+from dhhpc_kernels.cpu.microkernel import HEIGHT, LANES, LINE, STEPS, WIDTH
 from dhhpc_kernels.cpu.vector_moves import copy_columns, copy_height, copy_width, transpose
 
 F = np.float32
@@ -14,6 +14,11 @@ _PIECE = 64  # numbers of a line that are packed at once
 def panels(lines: int, width: int) -> int:
     """Panels of `width` lines that hold so many."""
     return -(-lines // width)
+
+
+def padded_depth(depth: int) -> int:
+    """A panel's depth for the block of two packed factors, which takes STEPS at once."""
+    return -(-depth // STEPS) * STEPS
 
 
 @compile_kernel
@@ -56,7 +61,8 @@ def pack_panels(
         whole = max(first, min(last, (lines - reach) // width + 1))
         for p in range(first, whole):
             begin, target = start + p * width * line_step, place + p * pitch
-            done = (depth - 1) // LANES * LANES  # the last square would spoil the panel behind
+            # What the last square writes beyond its lines would spoil the panel behind.
+            done = (depth if reach == width else depth - 1) // LANES * LANES
             for k in range(0, done, LANES):
                 # The last vector first: what it writes beyond its line is the next line's begin.
                 for v in range(reach - LANES, -1, -LANES):

@@ -8,7 +8,7 @@ from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.microkernel import HEIGHT, WIDTH, multiply_packed
 from dhhpc_kernels.parallel import run_parallel, threads
 
-_DEPTH = 256  # weights of a few kilobytes
+_DEPTH = 128  # packed factors of some kilobytes
 _OPERATIONS = 2 * HEIGHT * WIDTH * _DEPTH  # of one tile
 
 

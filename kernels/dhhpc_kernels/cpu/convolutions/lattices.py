@@ -185,7 +185,9 @@ def spread_past_caches(
     count: int,
     lines: np.ndarray,
 ) -> None:
-    """As `spread` at a step of 2, for whole rows of squares that make up whole cache lines.
+    """As `spread` at a step of 2, for whole rows of the grid, past the caches.
+
+    Both rows of its squares together are whole cache lines, and out begins with one.
 
     lines: 4 * count + 2 * LANES floats.
     """

@@ -14,15 +14,15 @@ from dhhpc_kernels.cpu.convolutions.pointwise_product import (
     multiply_pixels,
     pack_weights,
     packed_size,
-    padded_channels,
     product_workspace,
 )
 from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, WIDTH
+from dhhpc_kernels.cpu.panels import padded_depth
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, threads
 from dhhpc_kernels.turns import new_turns
 
-_CHUNK_FLOATS = 64 * 1024  # of a chunk's panels, which stay in the second-level cache beside the next chunk's
+_CHUNK_FLOATS = 64 * 1024  # of a chunk's panels, unless windows were too few: they go by for each block again
 _LEAST_WINDOWS, _MOST_WINDOWS = 4, 16  # of a chunk
 
 
@@ -58,11 +58,12 @@ def _most_windows(depth: int) -> int:
 @functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
-    strided = shape.stride != (1, 1, 1)
-    x, out = _strided(shape) if strided else _dense(shape.size), _dense(shape.out_size)
+    at_stride = shape.stride != (1, 1, 1)
+    x, out = _strided(shape) if at_stride else _dense(shape.size), _dense(shape.out_size)
+    strided = at_stride and backward
     sources, targets = (kernels, channels) if backward else (channels, kernels)
     pixels, out_columns = math.prod(shape.out_size), shape.out_size[2]
-    depth = padded_channels(sources)
+    depth = padded_depth(sources)
     windows = -(-shape.batch * pixels // WIDTH)
     chunk = min(windows, even_chunk(windows, _most_windows(depth), workers))
     if strided:
@@ -77,7 +78,7 @@ def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
         targets,
         out if backward else x,
         x if backward else out,
-        strided and backward,
+        strided,
         pixels,
         depth,
         chunk * WIDTH,
@@ -129,9 +130,9 @@ def _multiply(
     out: np.ndarray,
     workspace: np.ndarray,
 ) -> None:
-    size = product_workspace(plan)
-    packed, workspace = workspace[: packed_size(plan)], workspace[packed_size(plan) :]
-    check_workspace(workspace, size)
+    size, weights_size = product_workspace(plan), packed_size(plan)
+    check_workspace(workspace, weights_size + size)
+    packed, workspace = workspace[:weights_size], workspace[weights_size:]
     weights = weight.reshape(-1, copy=False)
     blocks = -(-plan.targets // HEIGHT)
     run_shares(pack_weights, blocks, 2 * weights.size, weights, *steps, bias, packed, plan)

@@ -1,8 +1,8 @@
 """A pointwise convolution as a matrix product: each output pixel from the same pixel of the source channels.
 
 The pixels of all images are the product's columns. A chunk of them, of all source channels, is copied into
-panels in the second-level cache, and each block of rows goes over all of these: so the weights are read once
-a chunk, one after the other, and a channel's pixels are written one after the other as well.
+panels, and each block of rows goes over all of these: so the weights are read once a chunk, one after the
+other, and a channel's pixels are written one after the other as well.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.lattices import Lattice, gather, scatter, spread, spread_past_caches
-from dhhpc_kernels.cpu.convolutions.pointwise_tile import multiply_block
+from dhhpc_kernels.cpu.convolutions.pointwise_tile import multiply_channels
 from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, STEPS, WIDTH
 from dhhpc_kernels.cpu.panels import pack_panels
 from dhhpc_kernels.cpu.vector_moves import stream_width
@@ -34,10 +34,6 @@ class Plan(NamedTuple):
     depth: int  # the channels, rounded up to whole STEPS
     chunk: int  # pixels, whole panels
     rows: int  # targets, whole blocks
-
-
-def padded_channels(channels: int) -> int:
-    return -(-channels // STEPS) * STEPS
 
 
 def packed_size(plan: Plan) -> int:
@@ -128,17 +124,17 @@ def multiply_pixels(
         start, part = here // parts * chunk, here % parts
         count = min(chunk, total - start)
         windows = -(-count // WIDTH)
-        next_group, there = divmod(min(following, units - 1), chunks * parts)
-        next_start = there // parts * chunk
+        next_group, next_here = divmod(min(following, units - 1), chunks * parts)
+        next_start = next_here // parts * chunk
         for w in range(windows):
             image, pixel = divmod(start + w * WIDTH, pixels)
             inside = pixel + WIDTH <= pixels
             places[w] = image * out_pitch + group * targets * target_size + pixel if inside else -1
             image, pixel = divmod(min(next_start + w * WIDTH, total - 1), pixels)
-            there = starts[pixel // columns] + pixel % columns * lattice.step
-            later[w] = image * source_pitch + next_group * plan.channels * source_size + there
-        origin = group * plan.channels * source_size
-        gather(source, lattice, plan.channels, origin, source_pitch, start, count, panels, panel)
+            in_channel = starts[pixel // columns] + pixel % columns * lattice.step
+            later[w] = image * source_pitch + next_group * plan.channels * source_size + in_channel
+        source_origin = group * plan.channels * source_size
+        gather(source, lattice, plan.channels, source_origin, source_pitch, start, count, panels, panel)
         first = part * plan.rows // HEIGHT
         for number in range(first, min(blocks, first + plan.rows // HEIGHT)):
             row, channel = group * blocks + number, number * HEIGHT
@@ -151,7 +147,7 @@ def multiply_pixels(
             for w in range(windows):
                 ahead, ahead_pitch = (later[w] + fetched, source_size) if fetches else (0, 0)
                 if places[w] >= 0 and rows == HEIGHT and not through_block:
-                    multiply_block(
+                    multiply_channels(
                         packed,
                         row * HEIGHT * depth,
                         panels,
@@ -167,7 +163,7 @@ def multiply_pixels(
                         ahead_pitch,
                     )
                     continue
-                multiply_block(
+                multiply_channels(
                     packed,
                     row * HEIGHT * depth,
                     panels,

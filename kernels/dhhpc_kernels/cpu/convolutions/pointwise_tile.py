@@ -14,7 +14,7 @@ from dhhpc_kernels.cpu.microkernel import FLOATS, STEPS, block_places, index, pa
 from dhhpc_kernels.cpu.vectors import Vectors
 
 
-def _multiply_block(
+def _multiply_channels(
     typing_context: Any,
     weights: Any,
     weight: Any,
@@ -80,4 +80,4 @@ def _multiply_block(
     return signature, generate
 
 
-multiply_block: Callable[..., None] = intrinsic(_multiply_block)
+multiply_channels: Callable[..., None] = intrinsic(_multiply_channels)
