@@ -41,7 +41,7 @@ def gather(
     """Copy `count` pixels, counted from `start` over all images, of some channels into panels of WIDTH.
 
     first: where the first channel of image 0 begins. Zeros fill the last panel, and panels behind their last
-    channel. Up to LANES floats behind the last panel are overwritten.
+    channel; panel_size is channels*WIDTH + LANES at least, for whole vectors.
     """
     starts, columns, size, step = lattice.starts, lattice.columns, lattice.size, lattice.step
     grid_rows = len(starts)
@@ -188,7 +188,6 @@ def spread_past_caches(
     """As `spread` at a step of 2, for whole rows of the grid, past the caches.
 
     Both rows of its squares together are whole cache lines, and out begins with one.
-
     lines: 4 * count + 2 * LANES floats.
     """
     starts, columns, size, width = lattice.starts, lattice.columns, lattice.size, lattice.width

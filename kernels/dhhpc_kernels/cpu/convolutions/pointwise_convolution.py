@@ -17,7 +17,7 @@ from dhhpc_kernels.cpu.convolutions.pointwise_product import (
     product_workspace,
 )
 from dhhpc_kernels.cpu.microkernel import HEIGHT, LINE, WIDTH
-from dhhpc_kernels.cpu.panels import padded_depth
+from dhhpc_kernels.cpu.panels import padded_depth, panels
 from dhhpc_kernels.cpu.workspace import check_workspace
 from dhhpc_kernels.parallel import run_parallel, run_shares, threads
 from dhhpc_kernels.turns import new_turns
@@ -60,17 +60,15 @@ def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
     kernels, channels = shape.kernels // shape.groups, shape.channels // shape.groups
     at_stride = shape.stride != (1, 1, 1)
     x, out = _strided(shape) if at_stride else _dense(shape.size), _dense(shape.out_size)
-    strided = at_stride and backward
     sources, targets = (kernels, channels) if backward else (channels, kernels)
     pixels, out_columns = math.prod(shape.out_size), shape.out_size[2]
     depth = padded_depth(sources)
-    windows = -(-shape.batch * pixels // WIDTH)
+    windows = panels(shape.batch * pixels, WIDTH)
     chunk = min(windows, even_chunk(windows, _most_windows(depth), workers))
-    if strided:
+    if at_stride and backward:
         whole_rows = math.lcm(out_columns, WIDTH) // WIDTH
         chunk = chunk // whole_rows * whole_rows or chunk
-    blocks = -(-targets // HEIGHT)
-    rows = row_blocks(blocks, shape.groups * -(-windows // chunk), workers) * HEIGHT
+    rows = row_blocks(panels(targets, HEIGHT), shape.groups * -(-windows // chunk), workers) * HEIGHT
     return Plan(
         shape.batch,
         shape.groups,
@@ -78,7 +76,6 @@ def _plan(shape: Geometry, backward: bool, workers: int) -> Plan:
         targets,
         out if backward else x,
         x if backward else out,
-        strided,
         pixels,
         depth,
         chunk * WIDTH,
@@ -114,9 +111,9 @@ def backward_data(
 
 def _whole_lines(plan: Plan) -> bool:
     """Whether what a thread writes at once of an aligned array is whole cache lines."""
-    if not plan.strided:
-        return plan.pixels % WIDTH == 0
     target = plan.target
+    if target.step == 1:
+        return plan.pixels % WIDTH == 0
     squares = (target.step, target.height, target.width) == (2, 2 * target.plane_rows, 2 * target.columns)
     return squares and 2 * target.width % LINE == 0 and plan.chunk % target.columns == 0
 
@@ -134,7 +131,7 @@ def _multiply(
     check_workspace(workspace, weights_size + size)
     packed, workspace = workspace[:weights_size], workspace[weights_size:]
     weights = weight.reshape(-1, copy=False)
-    blocks = -(-plan.targets // HEIGHT)
+    blocks = panels(plan.targets, HEIGHT)
     run_shares(pack_weights, blocks, 2 * weights.size, weights, *steps, bias, packed, plan)
     whole_lines = _whole_lines(plan) and out.ctypes.data % (4 * LINE) == 0
     chunks = -(-plan.images * plan.pixels // plan.chunk)

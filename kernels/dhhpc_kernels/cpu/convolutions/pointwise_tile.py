@@ -33,8 +33,8 @@ def _multiply_channels(
     """target[start + i*pitch + j] = bias[first + i] + sum over k of left_ki * right_kj.
 
     left_ki = weights[weight + k*HEIGHT + i], right_kj = panel[place + k*WIDTH + j]; i below HEIGHT, j below
-    WIDTH, k below depth, a multiple of STEPS and not 0. Meanwhile the
-    lines of source[later + n*later_pitch] are fetched, n below depth / STEPS.
+    WIDTH, k below depth, a multiple of STEPS and not 0. Meanwhile the lines of
+    source[later + n*later_pitch] are fetched, n below depth / STEPS.
     """
     signature = types.void(
         FLOATS,
