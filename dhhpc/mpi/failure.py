@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import stat
+import struct
 import sys
+import termios
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +19,9 @@ from dhhpc.mpi.world import World
 # How long a failing rank waits to hear whether the others failed too, in seconds.
 GRACE = 3.0
 REPORT, VERDICT = 1, 2
+# How long a rank that aborts waits for its launcher to read what it printed, in seconds, of 5 that the watch
+# allows an abort.
+READING = 3.0
 # EX_TEMPFAIL of sysexits.h: the run has a checkpoint to go on from, and job scripts may queue it again.
 TRY_AGAIN = 75
 
@@ -89,8 +96,21 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 def end_all(world: World, code: int = 1) -> None:
-    """Abort the world with exit code `code`. MPI's own notice is silenced: the cause stands on stderr."""
+    """Abort the world with exit code `code`. MPI's own notice is silenced: the cause stands on stderr.
+
+    The abort waits for the launcher to read what this rank printed: one that hears of an abort first (mpiexec
+    on a busy node) ends at once, and leaves in the pipe the one line that says why.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    within(READING, lambda: is_read(1) and is_read(2))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     world.abort(code)
+
+
+def is_read(descriptor: int) -> bool:
+    """Whether nothing lies unread in the pipe `descriptor` writes to; True for anything but a pipe."""
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return True
+    unread = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
+    return unread == struct.pack("i", 0)

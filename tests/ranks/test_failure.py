@@ -60,5 +60,24 @@ def test_one_failing_rank_ends_the_others_that_wait(rank):
     assert lines[0].endswith(": loss is nan")
 
 
+# The first rank stops its launcher, which then finds the line and the abort at the same time.
+STOP_THE_LAUNCHER = textwrap.dedent("""
+    import signal, subprocess, time
+    import dhhpc.mpi.failure
+    dhhpc.mpi.failure.GRACE = 0.2
+    if world.rank == 0:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getppid()}"])
+        raise DhhpcError("loss is nan")
+""")
+
+
+def test_a_launcher_that_reads_late_still_tells_the_cause():
+    for _ in range(5):
+        result = run_ranks(textwrap.indent(STOP_THE_LAUNCHER, 8 * " ").strip())
+        assert result.returncode == 1
+        assert [line.split(": ")[-1] for line in result.stderr.splitlines()] == ["loss is nan"]
+
+
 def line_host(line: str) -> str:
     return line.split(" on ")[1].split(":")[0]
