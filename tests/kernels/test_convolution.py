@@ -6,10 +6,6 @@ import dhhpc_kernels
 import numpy as np
 import pytest
 import torch
-from dhhpc_kernels.cpu.convolutions.geometry import Planes, forward_correlation, geometry
-from dhhpc_kernels.cpu.convolutions.implicit_product import make_plan
-from dhhpc_kernels.cpu.convolutions.strided_pixels import find_pixels, table_size
-from dhhpc_kernels.cpu.microkernel import COLUMNS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -370,29 +366,3 @@ def test_nan_and_infinity_get_through(kernels, draw, poisoned):
     hit = np.zeros((8, 8), bool)
     hit[3:6, 3:6] = True
     assert np.array_equal(np.isnan(out[0]), np.broadcast_to(hit, (3, 8, 8)))
-
-
-@pytest.mark.parametrize(
-    ("starts", "found"),
-    [
-        ([[0, 16], [32, 48]], True),
-        ([[0, -1], [32, 48]], False),  # a plane of zeros
-        ([[0, 16], [2**31, 2**31 + 16]], False),  # beyond the table's numbers
-    ],
-)
-def test_a_table_tells_the_pixels_at_a_stride_where_planes_lie_alike(starts, found):
-    """4x4 planes at stride 2: the grid's last point of image 0, and the first two of image 1."""
-    shape = geometry((2, 2, 4, 4), (4, 2, 3, 3), None, (2, 2), (1, 1), (1, 1), 1)
-    plan = make_plan(forward_correlation(shape), False)
-    assert plan.tabled
-    table = np.full(table_size(9, 3), 7, np.int32)
-    source = Planes(np.zeros(64, np.float32), np.array(starts), 4, 4)
-    assert find_pixels(source, plan, 3, 3, table) == found
-    if found:
-        places, masks = table.reshape(2, 9, COLUMNS)
-        assert places[0, :3].tolist() == [5, 0, 0]  # what is above and left of (2, 2), (0, 0) and (0, 2)
-        assert masks[0, :3].tolist() == [-1, 0, 0]
-        assert places[5, :3].tolist() == [11, 32 + 1, 32 + 3]  # right of them
-        assert masks[5, :3].tolist() == [-1, -1, -1]
-        assert not places[:, 3:].any()
-        assert not masks[:, 3:].any()

@@ -25,11 +25,13 @@ results = {"block": [LANES, ROWS, VECTORS]}
 # By each algorithm:
 for taps, stride, channels, kernels, groups, height, width, setting in (
     (3, 1, 60, 70, 1, 19, 17, "auto"),
-    (3, 2, 19, 21, 1, 19, 17, "auto"),
+    (3, 2, 19, 21, 1, 19, 17, "direct"),
     (3, 1, 19, 19, 19, 19, 17, "auto"),
     (3, 2, 19, 19, 19, 36, 40, "auto"),
     (3, 2, 19, 19, 19, 6, 6, "auto"),
     (3, 2, 18, 21, 1, 19, 17, "winograd"),
+    (3, 2, 18, 21, 1, 19, 17, "product"),
+    (3, 2, 34, 38, 2, 28, 30, "product"),
     (1, 1, 37, 45, 1, 19, 17, "auto"),
     (1, 2, 37, 45, 1, 19, 17, "auto"),
     (1, 2, 130, 60, 1, 64, 64, "auto"),
@@ -42,8 +44,9 @@ for taps, stride, channels, kernels, groups, height, width, setting in (
     size = -(-height // stride), -(-width // stride)
     out = generator.standard_normal((2, kernels, *size), np.float32)
     names = cpu.explain_convolution(x.shape, weight.shape, *options)
-    assert ("depthwise" in names.values()) == (groups > 1), names
-    assert taps == 1 or ("direct" in names.values()) == ((stride, groups) == (2, 1)), names
+    assert ("depthwise" in names.values()) == (groups == channels), names
+    forced = {"direct": {"direct"}, "product": {"implicit product"}}
+    assert set(names.values()) == forced.get(setting, set(names.values())), names
     assert ("winograd 4x4 at stride 2" in names.values()) == (setting == "winograd"), names
     assert ("pointwise product" in names.values()) == (taps == 1), names
     workspace = np.full(cpu.convolution_workspace(x.shape, weight.shape, *options), np.nan, np.float32)

@@ -283,43 +283,45 @@ def _multiply_columns(
 def packed_sums(
     emit: Emitter,
     left: ir.Value,
-    right: ir.Value,
+    right: Callable[[ir.Value], Sequence[ir.Value]],
     depth: ir.Value,
+    first: Sequence[ir.Value] = (),
     meanwhile: Callable[[ir.Value], None] = lambda k: None,
 ) -> list[ir.Value]:
-    """Row after row the vectors of sums over k of left[k*HEIGHT + i] * right[k*WIDTH + j].
+    """Row after row the vectors of sums over k of left[k*HEIGHT + i] * line_k[j].
 
-    i below HEIGHT, j below WIDTH, k below depth, a multiple of STEPS and not 0. meanwhile: emits what else
-    each turn of the loop does, from its k on.
+    i below HEIGHT, j below WIDTH, k below depth, a multiple of STEPS and not 0. right: emits pointers to
+    line_k of k and those that follow, STEPS of them. first: what is added to, unless it is 0. meanwhile:
+    emits what else each turn of the loop does, from its k on.
     """
     builder = emit.builder
 
     def body(k: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
         meanwhile(k)
         row = builder.gep(left, [builder.mul(k, index(HEIGHT))])
-        line = builder.gep(right, [builder.mul(k, index(WIDTH))])
-        for step in range(STEPS):
+        for step, line in enumerate(right(k)):
             factors = [builder.gep(row, [index(step * HEIGHT + i)]) for i in range(HEIGHT)]
-            columns = [
-                emit.load(builder.gep(line, [index(step * WIDTH + v * LANES)])) for v in range(_WIDE_VECTORS)
-            ]
+            columns = [emit.load(builder.gep(line, [index(v * LANES)])) for v in range(_WIDE_VECTORS)]
             sums = emit.add_products(factors, columns, sums)
         return sums
 
-    return emit.sums([_ZEROS] * (HEIGHT * _WIDE_VECTORS), depth, STEPS, body)
+    return emit.sums(list(first) or [_ZEROS] * (HEIGHT * _WIDE_VECTORS), depth, STEPS, body)
 
 
-def block_places(
-    emit: Emitter, target: ir.Value, pitch: ir.Value, sums: list[ir.Value]
-) -> list[tuple[int, ir.Value, ir.Value]]:
-    """Of each of `packed_sums` its row, itself and where it goes, with rows `pitch` floats apart."""
-    builder = emit.builder
+def panel_lines(builder: ir.IRBuilder, panel: ir.Value) -> Callable[[ir.Value], Sequence[ir.Value]]:
+    """`packed_sums`'s right: lines of WIDTH floats that follow each other."""
+
+    def lines(k: ir.Value) -> list[ir.Value]:
+        first = builder.gep(panel, [builder.mul(k, index(WIDTH))])
+        return [builder.gep(first, [index(step * WIDTH)]) for step in range(STEPS)]
+
+    return lines
+
+
+def block_places(builder: ir.IRBuilder, target: ir.Value, pitch: ir.Value) -> list[ir.Value]:
+    """Where each of `packed_sums` goes, with rows `pitch` floats apart."""
     rows = [builder.gep(target, [builder.mul(pitch, index(i))]) for i in range(HEIGHT)]
-    return [
-        (i, sums[i * _WIDE_VECTORS + v], builder.gep(rows[i], [index(v * LANES)]))
-        for i in range(HEIGHT)
-        for v in range(_WIDE_VECTORS)
-    ]
+    return [builder.gep(row, [index(v * LANES)]) for row in rows for v in range(_WIDE_VECTORS)]
 
 
 def _multiply_packed(
@@ -358,7 +360,8 @@ def _multiply_packed(
             for array, place in ((left, row), (right, column), (target, start))
         )
         adding = cgutils.as_bool_bit(builder, add)
-        for _, value, pointer in block_places(emit, target, pitch, packed_sums(emit, left, right, depth)):
+        sums = packed_sums(emit, left, panel_lines(builder, right), depth)
+        for value, pointer in zip(sums, block_places(builder, target, pitch), strict=True):
             before = builder.select(adding, emit.load(pointer), _ZEROS)
             emit.store(builder.fadd(value, before), pointer)
         return context.get_dummy_value()
@@ -366,7 +369,65 @@ def _multiply_packed(
     return signature, generate
 
 
+def _multiply_listed(
+    typing_context: Any,
+    left: Any,
+    row: Any,
+    right: Any,
+    column: Any,
+    lines: Any,
+    line: Any,
+    depth: Any,
+    target: Any,
+    start: Any,
+    pitch: Any,
+    add: Any,
+) -> tuple[Any, Any]:
+    """target[start + i*pitch + j] = sum over k of left[row + k*HEIGHT + i] * right[column + line_k + j]
+
+    i below HEIGHT, j below WIDTH, k below depth, a multiple of STEPS and not 0; line_k = lines[line + k].
+    add: += for =.
+    """
+    signature = types.void(
+        FLOATS,
+        types.int64,
+        FLOATS,
+        types.int64,
+        INDICES,
+        types.int64,
+        types.int64,
+        FLOATS,
+        types.int64,
+        types.int64,
+        types.boolean,
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        left, row, right, column, lines, line, depth, target, start, pitch, add = arguments
+        emit = Emitter(builder)
+        left, right, target = (
+            pointer_at(context, builder, FLOATS, array, place)
+            for array, place in ((left, row), (right, column), (target, start))
+        )
+        table = pointer_at(context, builder, INDICES, lines, line)
+
+        def listed(k: ir.Value) -> list[ir.Value]:
+            here = builder.gep(table, [k])
+            places = [builder.load(builder.gep(here, [index(step)])) for step in range(STEPS)]
+            return [builder.gep(right, [place]) for place in places]
+
+        adding = cgutils.as_bool_bit(builder, add)
+        places = block_places(builder, target, pitch)
+        first = [builder.select(adding, emit.load(pointer), _ZEROS) for pointer in places]
+        for value, pointer in zip(packed_sums(emit, left, listed, depth, first), places, strict=True):
+            emit.store(value, pointer)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 multiply_tile: Callable[..., None] = intrinsic(_multiply_tile)
 multiply_packed: Callable[..., None] = intrinsic(_multiply_packed)
+multiply_listed: Callable[..., None] = intrinsic(_multiply_listed)
 multiply_rows: Callable[..., None] = intrinsic(_multiply_rows)
 multiply_columns: Callable[..., None] = intrinsic(_multiply_columns)

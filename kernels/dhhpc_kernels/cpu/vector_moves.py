@@ -81,49 +81,48 @@ def _copy(count: int, past_caches: bool = False) -> Callable[..., tuple[Any, Any
     return copy
 
 
-def _turn_rows(
-    typing_context: Any,
-    source: Any,
-    place: Any,
-    pitch: Any,
-    offsets: Any,
-    target: Any,
-    starts: Any,
-    steps: Any,
-    number: Any,
-    count: Any,
-) -> tuple[Any, Any]:
-    """target[starts[k] + number*steps[k] + i] = source[place + offsets[k] + i*pitch], k below count.
-
-    i is below ROWS.
-    """
-    signature = types.void(
-        FLOATS, types.int64, types.int64, INDICES, FLOATS, INDICES, INDICES, types.int64, types.int64
-    )
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        source, place, pitch, offsets, target, starts, steps, number, count = arguments
-        kinds = signature.args
-        source = pointer_at(context, builder, kinds[0], source, place)
-        target = pointer_at(context, builder, kinds[4], target, index(0))
-        offsets, starts, steps = (
-            pointer_at(context, builder, INDICES, table, index(0)) for table in (offsets, starts, steps)
+def _turn(height: int) -> Callable[..., tuple[Any, Any]]:
+    def turn(
+        typing_context: Any,
+        source: Any,
+        place: Any,
+        pitch: Any,
+        offsets: Any,
+        target: Any,
+        starts: Any,
+        steps: Any,
+        number: Any,
+        count: Any,
+    ) -> tuple[Any, Any]:
+        signature = types.void(
+            FLOATS, types.int64, types.int64, INDICES, FLOATS, INDICES, INDICES, types.int64, types.int64
         )
-        rows = [builder.gep(source, [builder.mul(pitch, index(i))]) for i in range(ROWS)]
-        vector = ir.VectorType(_FLOAT, ROWS)
-        with cgutils.for_range(builder, count) as loop:
-            offset, start, step = (
-                builder.load(builder.gep(table, [loop.index])) for table in (offsets, starts, steps)
-            )
-            turned = ir.Constant(vector, ir.Undefined)
-            for i, row in enumerate(rows):
-                value = builder.load(builder.gep(row, [offset]))
-                turned = builder.insert_element(turned, value, ir.Constant(_LANE, i))
-            there = builder.gep(target, [builder.add(start, builder.mul(number, step))])
-            builder.store(turned, builder.bitcast(there, vector.as_pointer()), align=4)
-        return context.get_dummy_value()
 
-    return signature, generate
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            source, place, pitch, offsets, target, starts, steps, number, count = arguments
+            kinds = signature.args
+            source = pointer_at(context, builder, kinds[0], source, place)
+            target = pointer_at(context, builder, kinds[4], target, index(0))
+            offsets, starts, steps = (
+                pointer_at(context, builder, INDICES, table, index(0)) for table in (offsets, starts, steps)
+            )
+            rows = [builder.gep(source, [builder.mul(pitch, index(i))]) for i in range(height)]
+            vector = ir.VectorType(_FLOAT, height)
+            with cgutils.for_range(builder, count) as loop:
+                offset, start, step = (
+                    builder.load(builder.gep(table, [loop.index])) for table in (offsets, starts, steps)
+                )
+                turned = ir.Constant(vector, ir.Undefined)
+                for i, row in enumerate(rows):
+                    value = builder.load(builder.gep(row, [offset]))
+                    turned = builder.insert_element(turned, value, ir.Constant(_LANE, i))
+                there = builder.gep(target, [builder.add(start, builder.mul(number, step))])
+                builder.store(turned, builder.bitcast(there, vector.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn
 
 
 def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
@@ -160,24 +159,25 @@ def _copy_where(
     return signature, generate
 
 
-def _stream(
-    typing_context: Any, source: Any, place: Any, add: Any, target: Any, start: Any
-) -> tuple[Any, Any]:
-    """target[start + i] = source[place + i] + add, i below LANES, past the caches.
+def _move(past_caches: bool) -> Callable[..., tuple[Any, Any]]:
+    def move(
+        typing_context: Any, source: Any, place: Any, add: Any, target: Any, start: Any
+    ) -> tuple[Any, Any]:
+        signature = types.void(FLOATS, types.int64, types.float32, FLOATS, types.int64)
 
-    The target's address must be a multiple of the vector's size.
-    """
-    signature = types.void(FLOATS, types.int64, types.float32, FLOATS, types.int64)
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            source, place, add, target, start = arguments
+            emit = Vectors(builder)
+            value = emit.load(pointer_at(context, builder, FLOATS, source, place))
+            value = emit.add(value, emit.broadcast(add))
+            (emit.stream if past_caches else emit.store)(
+                value, pointer_at(context, builder, FLOATS, target, start)
+            )
+            return context.get_dummy_value()
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        source, place, add, target, start = arguments
-        emit = Vectors(builder)
-        value = emit.load(pointer_at(context, builder, signature.args[0], source, place))
-        value = emit.add(value, emit.broadcast(add))
-        emit.stream(value, pointer_at(context, builder, signature.args[3], target, start))
-        return context.get_dummy_value()
+        return signature, generate
 
-    return signature, generate
+    return move
 
 
 def _interleave(
@@ -219,7 +219,10 @@ def _interleave_squares(
     columns: Any,
 ) -> tuple[Any, Any]:
     """Squares of 2x2 pixels, each from a place of its own: target[start + (2*y + r)*2*columns + 2*x + s]
-    = source[place of (r, s) + y*columns + x] + add, y below rows and x below columns, at least LANES."""
+    = source[place of (r, s) + y*columns + x] + add, y below rows and x below columns.
+
+    Of fewer columns than LANES, 2 * (LANES - columns) floats behind the squares are overwritten.
+    """
     signature = types.void(FLOATS, *[types.int64] * 4, types.float32, FLOATS, *[types.int64] * 3)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -229,6 +232,7 @@ def _interleave_squares(
         sources = [pointer_at(context, builder, FLOATS, source, place) for place in places]
         target = pointer_at(context, builder, FLOATS, target, start)
         width, last = builder.mul(columns, index(2)), builder.sub(columns, index(LANES))
+        last = builder.select(builder.icmp_signed("<", last, index(0)), index(0), last)
 
         with cgutils.for_range(builder, rows) as loop:
             before = builder.mul(loop.index, columns)
@@ -273,9 +277,15 @@ copy_height: Callable[..., None] = intrinsic(_copy(HEIGHT))
 copy_width: Callable[..., None] = intrinsic(_copy(WIDTH))
 # The same past the caches; the target begins with a line of the cache.
 stream_width: Callable[..., None] = intrinsic(_copy(WIDTH, past_caches=True))
-turn_rows: Callable[..., None] = intrinsic(_turn_rows)
+# target[starts[k] + number*steps[k] + i] = source[place + offsets[k] + i*pitch], k below count, i below ROWS
+# or HEIGHT
+turn_rows: Callable[..., None] = intrinsic(_turn(ROWS))
+turn_height: Callable[..., None] = intrinsic(_turn(HEIGHT))
 copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)
-stream: Callable[..., None] = intrinsic(_stream)
+# target[start + i] = source[place + i] + add, i below LANES
+move: Callable[..., None] = intrinsic(_move(past_caches=False))
+# The same past the caches; the target's address is a multiple of the vector's size.
+stream: Callable[..., None] = intrinsic(_move(past_caches=True))
 interleave: Callable[..., None] = intrinsic(_interleave)
 interleave_squares: Callable[..., None] = intrinsic(_interleave_squares)

@@ -41,7 +41,7 @@ def workspace_size(shape: Geometry) -> int:
     forward_plan = _plan(shape, False)
     return max(
         threads() * correlation.correlate_workspace(forward_plan),
-        turned_size(shape) + threads() * correlation.correlate_workspace(_plan(shape, True)),
+        turned_size(shape, ROWS) + threads() * correlation.correlate_workspace(_plan(shape, True)),
         sum(
             _weights_part(forward_plan, last - first)
             for first, last in shares(tiles(forward_plan.target_channels), threads())
@@ -102,8 +102,8 @@ def backward_data(
 ) -> None:
     """The gradient by x, plus a bias (C,)."""
     source, target = planes(grad_out, backward_sources(shape)), planes(grad_x, x_planes(shape))
-    turned, workspace = np.split(workspace, [turned_size(shape)])
-    turn_weights(shape, weight, turned)
+    turned, workspace = np.split(workspace, [turned_size(shape, ROWS)])
+    turn_weights(shape, weight, turned, ROWS)
     _correlate(_plan(shape, True), source, turned, bias, target, workspace)
 
 

@@ -4,12 +4,14 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.cpu.convolutions import implicit_product
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.cpu.convolutions import implicit_gradient, implicit_product
 from dhhpc_kernels.cpu.convolutions.blocked_product import tiles, windows
 from dhhpc_kernels.cpu.convolutions.chunks import even_chunk, row_blocks
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Planes,
+    Triple,
     backward_correlation,
     backward_sources,
     forward_correlation,
@@ -19,10 +21,11 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
     x_planes,
 )
 from dhhpc_kernels.cpu.convolutions.implicit_product import Plan
-from dhhpc_kernels.cpu.convolutions.turned_weights import turn_weights, turned_size
-from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS
+from dhhpc_kernels.cpu.convolutions.turned_weights import turn_weights, turned_kernels, turned_size
+from dhhpc_kernels.cpu.microkernel import COLUMNS, HEIGHT, ROWS, STEPS, WIDTH
+from dhhpc_kernels.cpu.panels import pack_panels, padded_depth, panels
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.parallel import run_parallel, run_shares, shares, threads
 from dhhpc_kernels.turns import new_turns
 
 _GATHERED_ROWS = 96  # to gather a panel of columns takes as long as to multiply it by so many rows
@@ -30,8 +33,15 @@ _GATHERED_ROWS = 96  # to gather a panel of columns takes as long as to multiply
 
 @functools.lru_cache(maxsize=1024)
 def _plan(shape: Geometry, backward: bool) -> Plan:
-    correlation = (backward_correlation if backward else forward_correlation)(_lines(shape))
-    return implicit_product.make_plan(correlation, backward)
+    shape = _lines(shape)
+    if not backward:
+        correlation = forward_correlation(shape)
+        depth = padded_depth(correlation.source_channels * len(correlation.taps[0]))
+        return implicit_product.make_plan(correlation, [depth])
+    correlation = backward_correlation(shape)
+    sources = turned_kernels(shape, HEIGHT) * shape.kernel[0]
+    depths = [sources * len(phase) for phase in correlation.taps if phase]
+    return implicit_product.make_plan(correlation, depths)
 
 
 def _is_pointwise(shape: Geometry) -> bool:
@@ -56,16 +66,16 @@ def _planes(shape: Geometry, array: np.ndarray, starts: np.ndarray) -> Planes:
 def _laid_out(plan: Plan, pixels: int) -> Plan:
     """The plan with chunks for the number of threads set now, and where those are fewer than threads with
     fewer rows at once."""
-    panels, workers = windows(pixels), threads()
-    size = even_chunk(panels, plan.chunk // COLUMNS, workers)
-    rows = min(plan.rows, row_blocks(tiles(plan.target_channels), -(-panels // size), workers) * ROWS)
-    return plan._replace(chunk=min(size, panels) * COLUMNS, rows=rows)
+    windows, workers = panels(pixels, WIDTH), threads()
+    size = even_chunk(windows, plan.chunk // WIDTH, workers)
+    rows = min(plan.rows, row_blocks(plan.rows // HEIGHT, -(-windows // size), workers) * HEIGHT)
+    return plan._replace(chunk=min(size, windows) * WIDTH, rows=rows)
 
 
 def _correlate(
     plan: Plan,
     source: Planes,
-    weight: np.ndarray,
+    packed: np.ndarray,
     bias: np.ndarray,
     out: Planes,
     workspace: np.ndarray,
@@ -75,23 +85,30 @@ def _correlate(
     size = implicit_product.correlate_workspace(plan)
     check_workspace(workspace, size)
     turns, units = new_turns(), -(-pixels // plan.chunk) * -(-plan.target_channels // plan.rows)
+    kept = implicit_product.kept_rows(plan)
     run_parallel(
         implicit_product.correlate,
         [
-            (
-                source,
-                weight.reshape(-1, copy=False),
-                bias,
-                out,
-                workspace[i * size : (i + 1) * size],
-                plan,
-                implicit_product.kept_rows(plan),
-                turns,
-                units,
-            )
+            (source, packed, bias, out, workspace[i * size : (i + 1) * size], plan, kept, turns, units)
             for i in range(min(threads(), workspace.size // size, units))
         ],
     )
+
+
+@compile_kernel
+def _pack_groups(weights: np.ndarray, packed: np.ndarray, sizes: Triple, first: int, last: int) -> None:
+    """Tiles first to last of each group. sizes: groups, kernels of a group, weights of a kernel."""
+    groups, kernels, depth = sizes
+    pitch = -(-depth // STEPS) * STEPS * HEIGHT
+    for g in range(groups):
+        start, place = g * kernels * depth, g * -(-kernels // HEIGHT) * pitch
+        pack_panels(weights, start, depth, 1, kernels, depth, HEIGHT, packed, place, pitch, first, last)
+
+
+def _packed_size(shape: Geometry) -> int:
+    """Floats of the packed weights of all groups."""
+    tiles_of_group = panels(shape.kernels // shape.groups, HEIGHT)
+    return shape.groups * tiles_of_group * padded_depth(_weights_columns(shape)) * HEIGHT
 
 
 def forward(
@@ -104,7 +121,11 @@ def forward(
 ) -> None:
     """out = weight correlated with x, plus bias (K,)."""
     source, target = _planes(shape, x, forward_sources(shape)), _planes(shape, out, out_planes(shape))
-    _correlate(_plan(shape, False), source, weight, bias, target, workspace)
+    packed, workspace = np.split(workspace, [_packed_size(shape)])
+    sizes = shape.groups, shape.kernels // shape.groups, _weights_columns(shape)
+    weights = weight.reshape(-1, copy=False)
+    run_shares(_pack_groups, panels(sizes[1], HEIGHT), 2 * weight.size, weights, packed, sizes)
+    _correlate(_plan(shape, False), source, packed, bias, target, workspace)
 
 
 def backward_data(
@@ -116,12 +137,11 @@ def backward_data(
     workspace: np.ndarray,
 ) -> None:
     """The gradient by x, plus a bias (C,)."""
-    plan = _plan(shape, True)
     source = _planes(shape, grad_out, backward_sources(shape))
     target = _planes(shape, grad_x, x_planes(shape))
-    turned, workspace = np.split(workspace, [turned_size(shape)])
-    turn_weights(shape, weight, turned)
-    _correlate(plan, source, turned, bias, target, workspace)
+    turned, workspace = np.split(workspace, [turned_size(shape, HEIGHT)])
+    turn_weights(shape, weight, turned, HEIGHT)
+    _correlate(_plan(shape, True), source, turned, bias, target, workspace)
 
 
 def _row_parts(rows: int, panels: int, workers: int) -> int:
@@ -149,11 +169,11 @@ def backward_weights(
     source, target = _planes(shape, x, forward_sources(shape)), _planes(shape, grad_out, out_planes(shape))
     columns = _weights_columns(shape)
     grouped = grad_weight.reshape(shape.groups, plan.target_channels, columns, copy=False)
-    size = implicit_product.weights_workspace(plan.chunk, plan.target_channels)
+    size = implicit_gradient.weights_workspace(plan.target_channels)
     check_workspace(workspace, size)
     count = min(threads(), workspace.size // size)
-    panels = windows(columns)
-    row_parts = _row_parts(plan.target_channels, panels, count)
+    pieces_of_columns = windows(columns)
+    row_parts = _row_parts(plan.target_channels, pieces_of_columns, count)
     rows = -(-tiles(plan.target_channels) // row_parts) * ROWS
     first_rows = range(0, plan.target_channels, rows)
     pieces = [
@@ -164,10 +184,10 @@ def backward_weights(
             min(last * COLUMNS, columns),
         )
         for first_row in first_rows
-        for first, last in shares(panels, count // row_parts)
+        for first, last in shares(pieces_of_columns, count // row_parts)
     ]
     run_parallel(
-        implicit_product.correlate_weights,
+        implicit_gradient.correlate_weights,
         [
             (source, target, grouped, workspace[i * size : (i + 1) * size], plan, *piece)
             for i, piece in enumerate(pieces)
@@ -177,12 +197,12 @@ def backward_weights(
 
 def workspace_size(shape: Geometry) -> int:
     """Number of float32 that the three functions need as workspace, for the number of threads set now."""
-    forward_plan, backward_plan = _plan(shape, False), _plan(shape, True)
-    sizes = [
-        implicit_product.correlate_workspace(
-            _laid_out(plan, len(targets) * plan.grid_rows * plan.grid_columns)
-        )
-        for plan, targets in ((forward_plan, out_planes(shape)), (backward_plan, x_planes(shape)))
-    ]
-    sizes.append(implicit_product.weights_workspace(forward_plan.chunk, forward_plan.target_channels))
-    return turned_size(shape) + threads() * max(sizes)
+    sizes = [threads() * implicit_gradient.weights_workspace(shape.kernels // shape.groups)]
+    for backward, targets, weights in (
+        (False, out_planes(shape), _packed_size(shape)),
+        (True, x_planes(shape), turned_size(shape, HEIGHT)),
+    ):
+        plan = _plan(shape, backward)
+        laid_out = _laid_out(plan, len(targets) * plan.grid_rows * plan.grid_columns)
+        sizes.append(weights + threads() * implicit_product.correlate_workspace(laid_out))
+    return max(sizes)

@@ -10,7 +10,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dhhpc_kernels.cpu.microkernel import FLOATS, STEPS, block_places, index, packed_sums, pointer_at
+from dhhpc_kernels.cpu.microkernel import (
+    FLOATS,
+    HEIGHT,
+    STEPS,
+    block_places,
+    index,
+    packed_sums,
+    panel_lines,
+    pointer_at,
+)
 from dhhpc_kernels.cpu.vectors import Vectors
 
 
@@ -71,9 +80,10 @@ def _multiply_channels(
             line = builder.mul(builder.udiv(k, index(STEPS)), later_pitch)
             emit.prefetch(builder.gep(source, [line]))
 
-        sums = packed_sums(emit, weights, panel, depth, fetch)
-        for i, value, pointer in block_places(emit, target, pitch, sums):
-            added = emit.broadcast(builder.load(builder.gep(bias, [index(i)])))
+        sums = packed_sums(emit, weights, panel_lines(builder, panel), depth, meanwhile=fetch)
+        places = block_places(builder, target, pitch)
+        for n, (value, pointer) in enumerate(zip(sums, places, strict=True)):
+            added = emit.broadcast(builder.load(builder.gep(bias, [index(n * HEIGHT // len(sums))])))
             emit.store(emit.add(value, added), pointer)
         return context.get_dummy_value()
 
