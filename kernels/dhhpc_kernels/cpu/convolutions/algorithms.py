@@ -15,7 +15,8 @@ from dhhpc_kernels.cpu.convolutions.geometry import (
 )
 from dhhpc_kernels.cpu.convolutions.winograd_strided import is_strided
 from dhhpc_kernels.cpu.convolutions.winograd_strided_transforms import PHASES, PRODUCTS, TILE
-from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS
+from dhhpc_kernels.cpu.microkernel import COLUMNS, HEIGHT, LANES, ROWS
+from dhhpc_kernels.cpu.panels import panels
 
 DIRECT, DEPTHWISE, PRODUCT, SUMS, STRIDED, POINTWISE = 0, 1, 3, 5, 6, 7
 TILES = (2, 4)  # of Winograd's algorithm
@@ -25,14 +26,16 @@ _FORCED = {"direct": DIRECT, "product": PRODUCT}
 # channel, and the part of the peak that the inner loops reach.
 _SOURCE_CYCLES = {2: 18.0, 4: 42.0}
 _TARGET_CYCLES = {2: 10.0, 4: 22.0}
-_PHASE_CYCLES, _PIXELS_CYCLES = 65.0, 55.0  # the same at a stride of 2, of one phase
-_PRODUCTS_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.65
-# Of the two direct algorithms: to gather a pixel of one source channel under one tap, beside the cost of each
-# row; to copy a pixel of a source plane; and the part of the peak for the gradient by the weights, which the
-# first algorithm takes by sums along the pixels, and the second from turned pixels.
-_GATHER_CYCLES, _ROW_CYCLES, _COPY_CYCLES = 1.0, 30.0, 2.0
+_PHASE_CYCLES, _PIXELS_CYCLES = 75.0, 55.0  # the same at a stride of 2, of one phase
+_PRODUCTS_EFFICIENCY, _PACKED_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.9, 0.6
+# Of the two direct algorithms: to gather a pixel of one source channel under one tap, and to store one of a
+# target channel; to copy a pixel of a source plane; and the part of the peak for the gradient by the weights,
+# which one takes by sums along the pixels, and the other from turned pixels.
+_GATHER_CYCLES, _STORE_CYCLES, _COPY_CYCLES = 1.8, 0.8, 2.0
 _SUMS_EFFICIENCY, _SUMS_EFFICIENCY_OF_MANY, _TURN_CYCLES = 0.65, 0.5, 0.5
-_MOST_PAIRS = 64  # of a source and a target channel for each of them at a stride of 2, without depth taps
+# Of a source and a target channel for each of them at a stride of 2, forward and by x: with more, Winograd's
+# transformed weights are too many for the caches.
+_MOST_PAIRS, _MOST_PAIRS_BACKWARD = 40, 64
 _MANY_CHANNELS = 16  # whose planes no longer stay in the first-level cache
 # Of a channel; of more, the other algorithms multiply a pixel that they have loaded by several kernels.
 _MOST_KERNELS = 8
@@ -88,7 +91,7 @@ def _choose_forward(shape: Geometry, setting: str) -> int:
         return POINTWISE
     transforms = PHASES * shape.channels * _PHASE_CYCLES + shape.kernels * _PIXELS_CYCLES
     return _winograd_forward(shape, setting) or _strided_or_correlation(
-        shape, forward_correlation(shape), shape.size[1:], transforms, setting
+        shape, forward_correlation(shape), _MOST_PAIRS, transforms, setting
     )
 
 
@@ -104,7 +107,7 @@ def _choose_backward(shape: Geometry, setting: str) -> int:
             return tile
     transforms = shape.kernels * _PHASE_CYCLES + PHASES * shape.channels * _PIXELS_CYCLES
     return _strided_or_correlation(
-        shape, backward_correlation(shape), shape.out_size[1:], transforms, setting
+        shape, backward_correlation(shape), _MOST_PAIRS_BACKWARD, transforms, setting
     )
 
 
@@ -119,7 +122,7 @@ def _choose_weights(shape: Geometry, setting: str) -> int:
         return tile or _FORCED[setting]
     correlation = forward_correlation(shape)
     products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
-    gathered = products / _PRODUCTS_EFFICIENCY + _gathering(correlation, shape.size[1:]) + _TURN_CYCLES
+    gathered = products / _PRODUCTS_EFFICIENCY + _GATHER_CYCLES + _TURN_CYCLES
     many = correlation.source_channels > _MANY_CHANNELS
     summed = products / (_SUMS_EFFICIENCY_OF_MANY if many else _SUMS_EFFICIENCY)
     return DIRECT if summed < gathered else PRODUCT
@@ -132,45 +135,38 @@ def _winograd_forward(shape: Geometry, setting: str) -> int:
     return _cheapest(shape.kernels, shape.channels * shape.kernel[0], shape.out_size[1:], setting)
 
 
-def _gathering(correlation: Correlation, source: Pair) -> float:
-    """Cycles to gather what one pixel of the target meets under one tap of one channel."""
-    _, columns = correlation.grid
-    whole_planes = correlation.source_step == (1, 1) and columns == source[1]
-    return _GATHER_CYCLES + (0 if whole_planes else _ROW_CYCLES / columns)
-
-
-def _cheaper_correlation(correlation: Correlation, source: Pair) -> tuple[int, float]:
+def _cheaper_correlation(correlation: Correlation) -> tuple[int, float]:
     """DIRECT or PRODUCT, and the cycles for one pixel of the target, one tap and one source channel."""
     taps = [tap for phase in correlation.taps for tap in phase]
-    products = tiles(correlation.target_channels) * ROWS / (2 * LANES)
-    if len(taps) == 1 and correlation.source_step == (1, 1):
-        return PRODUCT, products / _PRODUCTS_EFFICIENCY  # nothing need be gathered
     rows, columns = correlation.grid
     span = max(column for _, _, column in taps) - min(column for _, _, column in taps)
     pitch = columns + span // correlation.source_step[1]
     run = windows((rows - 1) * pitch + columns) * COLUMNS / (rows * columns)
     many = correlation.source_channels > _MANY_CHANNELS
-    direct = run * products / (_DIRECT_EFFICIENCY if many else _PRODUCTS_EFFICIENCY)
+    products = run * tiles(correlation.target_channels) * ROWS / (2 * LANES)
     step = correlation.source_step[0] * correlation.source_step[1]
     copying = _COPY_CYCLES * step / len(taps)
+    direct = products / (_DIRECT_EFFICIENCY if many else _PRODUCTS_EFFICIENCY) + copying
     # What several phases' taps meet is gathered once.
     once = len({tap[1:] for tap in taps}) / len(taps)
-    gathered = products / _PRODUCTS_EFFICIENCY + once * _gathering(correlation, source)
-    return min((direct + copying, DIRECT), (gathered, PRODUCT))[::-1]
+    stored = correlation.target_channels * len(correlation.taps) / (correlation.source_channels * len(taps))
+    products = panels(correlation.target_channels, HEIGHT) * HEIGHT / (2 * LANES)
+    gathered = products / _PACKED_EFFICIENCY + once * _GATHER_CYCLES + stored * _STORE_CYCLES
+    return min((direct, DIRECT), (gathered, PRODUCT))[::-1]
 
 
 def _strided_or_correlation(
-    shape: Geometry, correlation: Correlation, source: Pair, transforms: float, setting: str
+    shape: Geometry, correlation: Correlation, most_pairs: int, transforms: float, setting: str
 ) -> int:
     """STRIDED, where the shape allows it, DIRECT or PRODUCT. transforms: cycles for a tile's channels."""
     if setting in _FORCED:
         return _FORCED[setting]
-    algorithm, cycles = _cheaper_correlation(correlation, source)
+    algorithm, cycles = _cheaper_correlation(correlation)
     if not is_strided(shape):
         return algorithm
     if setting == "winograd":
         return STRIDED
-    if shape.channels * shape.kernels > _MOST_PAIRS * (shape.channels + shape.kernels):
+    if shape.channels * shape.kernels > most_pairs * (shape.channels + shape.kernels):
         return algorithm  # the transformed weights would be too many
     rows, columns = shape.out_size[1:]
     tile_rows, tile_columns = -(-rows // TILE), -(-columns // TILE)
