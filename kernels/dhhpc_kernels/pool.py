@@ -4,13 +4,15 @@ A step calls a kernel every few dozen microseconds; to wake a sleeping thread ta
 on virtual machines several times as long.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from dhhpc_kernels.spinning import spin
+from dhhpc_kernels.spinning import ring_and_spin, spin
 
 Task = Callable[..., None]
 
@@ -33,12 +35,32 @@ class _Bell:
     def listen(self, looks: int) -> None:
         """Return once the bell has been rung since the last time."""
         while not spin(self.rung, self.heard, looks):
-            self.asleep = True
-            # Rung before it was known that this thread sleeps?
-            if self.rung[0] == self.heard:
-                self.wake.acquire()
-            self.asleep = False
+            self._sleep()
         self.heard += 1
+
+    def answer(self, other: _Bell, looks: int) -> None:
+        """Ring the other bell, then listen to this one."""
+        if other.asleep:
+            other.ring()
+            self.listen(looks)
+            return
+        heard = ring_and_spin(other.rung, self.rung, self.heard, looks)
+        # Whoever fell asleep just before that ring did not hear it.
+        if other.asleep:
+            other.asleep = False
+            other.wake.release()
+        if heard:
+            self.heard += 1
+        else:
+            self._sleep()
+            self.listen(looks)
+
+    def _sleep(self) -> None:
+        self.asleep = True
+        # Rung before it was known that this thread sleeps?
+        if self.rung[0] == self.heard:
+            self.wake.acquire()
+        self.asleep = False
 
 
 class _Worker(threading.Thread):
@@ -50,10 +72,8 @@ class _Worker(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        while True:
-            self.start_bell.listen(self.looks)
-            if self.work is None:
-                return
+        self.start_bell.listen(self.looks)
+        while self.work is not None:
             task, call = self.work
             try:
                 task(*call)
@@ -61,7 +81,7 @@ class _Worker(threading.Thread):
                 self.error = error
             del task, call
             self.work = None
-            self.end_bell.ring()
+            self.start_bell.answer(self.end_bell, self.looks)
 
 
 class Pool:

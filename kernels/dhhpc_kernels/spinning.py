@@ -32,6 +32,20 @@ def _look(typing_context: Any, numbers: Any) -> tuple[Any, Any]:
 _look_at: Callable[..., int] = intrinsic(_look)
 
 
+def _ring(typing_context: Any, numbers: Any) -> tuple[Any, Any]:
+    """Add 1 to numbers[0]; who sees it sees all that this thread has written before."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "release")
+        return context.get_dummy_value()
+
+    return types.void(_NUMBERS), generate
+
+
+_ring_out: Callable[..., None] = intrinsic(_ring)
+
+
 @compile_kernel
 def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
     """Whether numbers[0] (int64) is, or within `most` looks becomes, another number than `seen`."""
@@ -39,3 +53,13 @@ def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
     while looks < most and _look_at(numbers) == seen:
         looks += 1
     return looks < most
+
+
+@compile_kernel
+def ring_and_spin(rung: np.ndarray, numbers: np.ndarray, seen: int, most: int) -> bool:
+    """Add 1 to rung[0], which another thread waits for, then `spin`.
+
+    That thread finds the interpreter's lock free then; one that has to wait for it falls asleep.
+    """
+    _ring_out(rung)
+    return bool(spin(numbers, seen, most))
