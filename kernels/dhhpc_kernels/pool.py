@@ -16,6 +16,8 @@ from dhhpc_kernels.spinning import ring_and_spin, spin
 
 Task = Callable[..., None]
 
+_HEAD_START = 400  # looks, as long as a thread takes to begin a kernel
+
 
 class _Bell:
     """Rung by one thread and heard by another; a number tells how often."""
@@ -26,11 +28,21 @@ class _Bell:
         self.asleep = False
         self.wake = threading.Semaphore(0)
 
-    def ring(self) -> None:
-        self.rung[0] += 1
+    def ring(self, watched: _Bell, looks: int) -> bool:
+        """Ring, then look so often at another bell: whether it has been rung.
+
+        Nobody holds the interpreter's lock meanwhile: who hears the ring needs it, and falls asleep where it
+        is not free, for longer than many a kernel takes.
+        """
         if self.asleep:
-            self.asleep = False
-            self.wake.release()
+            self.rung[0] += 1
+            self._wake()
+            return False
+        rung = ring_and_spin(self.rung, watched.rung, watched.heard, looks)
+        # Whoever fell asleep just before did not hear it.
+        if self.asleep:
+            self._wake()
+        return bool(rung)
 
     def listen(self, looks: int) -> None:
         """Return once the bell has been rung since the last time."""
@@ -38,22 +50,9 @@ class _Bell:
             self._sleep()
         self.heard += 1
 
-    def answer(self, other: _Bell, looks: int) -> None:
-        """Ring the other bell, then listen to this one."""
-        if other.asleep:
-            other.ring()
-            self.listen(looks)
-            return
-        heard = ring_and_spin(other.rung, self.rung, self.heard, looks)
-        # Whoever fell asleep just before that ring did not hear it.
-        if other.asleep:
-            other.asleep = False
-            other.wake.release()
-        if heard:
-            self.heard += 1
-        else:
-            self._sleep()
-            self.listen(looks)
+    def _wake(self) -> None:
+        self.asleep = False
+        self.wake.release()
 
     def _sleep(self) -> None:
         self.asleep = True
@@ -81,7 +80,8 @@ class _Worker(threading.Thread):
                 self.error = error
             del task, call
             self.work = None
-            self.start_bell.answer(self.end_bell, self.looks)
+            self.end_bell.ring(self.start_bell, self.looks)
+            self.start_bell.listen(self.looks)
 
 
 class Pool:
@@ -105,9 +105,11 @@ class Pool:
         """
         count = min(len(calls) - 1, len(self.workers))
         own, others = calls[: len(calls) - count], calls[len(calls) - count :]
-        for worker, call in zip(self.workers, others, strict=False):
+        for number, (worker, call) in enumerate(zip(self.workers, others, strict=False), 1):
             worker.work = (task, call)
-            worker.start_bell.ring()
+            # The last ring leaves the others the interpreter's lock, which each needs to begin.
+            head_start = min(_HEAD_START, self.looks) if number == count else 0
+            worker.start_bell.ring(worker.end_bell, head_start)
         error: BaseException | None = None
         try:
             for call in own:
@@ -124,6 +126,6 @@ class Pool:
         """End the threads."""
         for worker in self.workers:
             worker.work = None
-            worker.start_bell.ring()
+            worker.start_bell.ring(worker.end_bell, 0)
         for worker in self.workers:
             worker.join()

@@ -57,9 +57,6 @@ def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
 
 @compile_kernel
 def ring_and_spin(rung: np.ndarray, numbers: np.ndarray, seen: int, most: int) -> bool:
-    """Add 1 to rung[0], which another thread waits for, then `spin`.
-
-    That thread finds the interpreter's lock free then; one that has to wait for it falls asleep.
-    """
+    """Add 1 to rung[0], which another thread looks at, then `spin`."""
     _ring_out(rung)
     return bool(spin(numbers, seen, most))
