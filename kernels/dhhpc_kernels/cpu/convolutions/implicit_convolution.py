@@ -144,11 +144,11 @@ def backward_data(
     _correlate(_plan(shape, True), source, turned, bias, target, workspace)
 
 
-def _row_parts(rows: int, panels: int, workers: int) -> int:
-    """In how many parts to share out the rows of the gradient by the weights, beside parts of panels."""
+def _row_parts(rows: int, column_windows: int, workers: int) -> int:
+    """In how many parts to share out the rows of the gradient by the weights, beside parts of its columns."""
 
     def longest(parts: int) -> int:
-        return -(-panels // (workers // parts)) * (-(-rows // parts) + _GATHERED_ROWS)
+        return -(-column_windows // (workers // parts)) * (-(-rows // parts) + _GATHERED_ROWS)
 
     return min((parts for parts in range(1, workers + 1) if workers % parts == 0), key=longest)
 
@@ -172,8 +172,8 @@ def backward_weights(
     size = implicit_gradient.weights_workspace(plan.target_channels)
     check_workspace(workspace, size)
     count = min(threads(), workspace.size // size)
-    pieces_of_columns = windows(columns)
-    row_parts = _row_parts(plan.target_channels, pieces_of_columns, count)
+    column_windows = windows(columns)
+    row_parts = _row_parts(plan.target_channels, column_windows, count)
     rows = -(-tiles(plan.target_channels) // row_parts) * ROWS
     first_rows = range(0, plan.target_channels, rows)
     pieces = [
@@ -184,12 +184,13 @@ def backward_weights(
             min(last * COLUMNS, columns),
         )
         for first_row in first_rows
-        for first, last in shares(pieces_of_columns, count // row_parts)
+        for first, last in shares(column_windows, count // row_parts)
     ]
+    chunk = implicit_gradient.weights_chunk(plan.target_channels)
     run_parallel(
         implicit_gradient.correlate_weights,
         [
-            (source, target, grouped, workspace[i * size : (i + 1) * size], plan, *piece)
+            (source, target, grouped, workspace[i * size : (i + 1) * size], plan, chunk, *piece)
             for i, piece in enumerate(pieces)
         ],
     )

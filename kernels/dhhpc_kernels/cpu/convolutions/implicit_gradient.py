@@ -23,9 +23,8 @@ _MOST_ROWS = 512  # that a chunk is made for
 _LINE_PITCH = DEPTH + LINE  # of gathered lines
 
 
-@compile_kernel
 def weights_chunk(rows: int) -> int:
-    """Columns gathered at once."""
+    """Columns gathered at once, for so many kernels of a group."""
     fitting = _CHUNK_FLOATS // ((DEPTH + min(rows, _MOST_ROWS)) * COLUMNS)
     return max(1, min(_MOST_PANELS, fitting)) * COLUMNS
 
@@ -42,6 +41,7 @@ def correlate_weights(
     grad_weight: np.ndarray,
     workspace: np.ndarray,
     plan: Plan,
+    chunk: int,
     first_row: int,
     last_row: int,
     first_column: int,
@@ -50,10 +50,9 @@ def correlate_weights(
     """Rows (kernels of a group) and columns (source channels and taps) of grad_weight (groups, K, C*taps).
 
     The plan is the forward correlation's. The pixels of all images are summed in order, whatever the rows and
-    columns. workspace: `weights_workspace` of the kernels of a group.
+    columns. workspace: `weights_workspace` of the kernels of a group. chunk: their `weights_chunk`.
     """
     targets = plan.target_channels
-    chunk = weights_chunk(targets)
     grid = plan.grid_rows * plan.grid_columns
     pixels = len(source.starts) * grid
     rows = last_row - first_row
