@@ -25,6 +25,7 @@ from dhhpc_kernels.cpu.vectors import Vectors
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _LANE = ir.IntType(32)
+_MASK = ir.VectorType(_LANE, LANES)
 
 
 def _transpose(
@@ -123,6 +124,52 @@ def _turn(height: int) -> Callable[..., tuple[Any, Any]]:
         return signature, generate
 
     return turn
+
+
+def _copy_runs(step: int) -> Callable[..., tuple[Any, Any]]:
+    def copy(
+        typing_context: Any,
+        source: Any,
+        base: Any,
+        runs: Any,
+        first: Any,
+        last: Any,
+        target: Any,
+        line: Any,
+        later: Any,
+    ) -> tuple[Any, Any]:
+        """Of runs first to last: target[line + place + i] = source[base + begin + i*step], or 0.
+
+        i below LANES; it is 0 unless inside + i >= LANES. What lies at `later` in place of base is fetched.
+        """
+        signature = types.void(
+            FLOATS, types.int64, INDICES, types.int64, types.int64, FLOATS, types.int64, types.int64
+        )
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            values, base, runs, first, last, target, line, later = arguments
+            emit = Vectors(builder)
+            source = pointer_at(context, builder, FLOATS, values, base)
+            later = pointer_at(context, builder, FLOATS, values, later)
+            target = pointer_at(context, builder, FLOATS, target, line)
+            table = pointer_at(context, builder, INDICES, runs, index(0))
+            kind = ir.ArrayType(ir.IntType(32), 2 * LANES)
+            lanes = ir.Constant(kind, [0] * LANES + [-1] * LANES)
+            masks = cgutils.global_constant(builder, "inside_lanes", lanes)
+            with cgutils.for_range_slice(builder, first, last, index(1), index(0).type) as (run, _):
+                row = builder.gep(table, [builder.mul(run, index(3))])
+                begin, place, inside = (builder.load(builder.gep(row, [index(i)])) for i in range(3))
+                here = builder.gep(source, [begin])
+                emit.prefetch(builder.gep(later, [begin]))
+                value = emit.unzip([emit.load(builder.gep(here, [index(v * LANES)])) for v in range(step)])[0]
+                mask = builder.bitcast(builder.gep(masks, [index(0), inside]), _MASK.as_pointer())
+                kept = builder.and_(builder.bitcast(value, _MASK), builder.load(mask, align=4))
+                emit.store(builder.bitcast(kept, _VECTOR), builder.gep(target, [place]))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
 
 
 def _copy_second(typing_context: Any, source: Any, place: Any, target: Any, start: Any) -> tuple[Any, Any]:
@@ -281,6 +328,9 @@ stream_width: Callable[..., None] = intrinsic(_copy(WIDTH, past_caches=True))
 # or HEIGHT
 turn_rows: Callable[..., None] = intrinsic(_turn(ROWS))
 turn_height: Callable[..., None] = intrinsic(_turn(HEIGHT))
+# Runs at a step of 1 or 2 floats
+copy_runs: Callable[..., None] = intrinsic(_copy_runs(1))
+copy_second_runs: Callable[..., None] = intrinsic(_copy_runs(2))
 copy_second: Callable[..., None] = intrinsic(_copy_second)
 copy_where: Callable[..., None] = intrinsic(_copy_where)
 # target[start + i] = source[place + i] + add, i below LANES

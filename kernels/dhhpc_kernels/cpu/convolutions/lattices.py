@@ -6,7 +6,7 @@ import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.microkernel import LANES, WIDTH
-from dhhpc_kernels.cpu.vector_moves import copy_lanes, copy_second, copy_width, interleave, stream
+from dhhpc_kernels.cpu.vector_moves import copy_lanes, copy_second_runs, copy_width, interleave, stream
 
 F = np.float32
 
@@ -67,22 +67,29 @@ def gather(
                 row = 0
                 image += 1
     whole_vectors = step <= 2 and farthest + (channels - 1) * size <= source.size
-    for k in range(channels):
+    if whole_vectors and step == 2:
+        # What is written too much is written over by what follows.
+        runs, count_of_runs = np.empty(3 * count, np.int64), 0
         for piece in range(pieces):
-            here, there, take = begins[piece] + k * size, places[piece] + k * WIDTH, takes[piece]
-            # Whole vectors: what is written too much is written over by what follows.
-            if whole_vectors and step == 1:
-                if take == WIDTH:
+            for i in range(0, takes[piece], LANES):
+                runs[3 * count_of_runs] = begins[piece] + 2 * i
+                runs[3 * count_of_runs + 1] = places[piece] + i
+                runs[3 * count_of_runs + 2] = LANES
+                count_of_runs += 1
+        for k in range(channels):
+            copy_second_runs(source, k * size, runs, 0, count_of_runs, panels, k * WIDTH, k * size)
+    else:
+        for k in range(channels):
+            for piece in range(pieces):
+                here, there, take = begins[piece] + k * size, places[piece] + k * WIDTH, takes[piece]
+                if whole_vectors and take == WIDTH:
                     copy_width(source, here, panels, there)
-                else:
+                elif whole_vectors:
                     for i in range(0, take, LANES):
                         copy_lanes(source, here + i, panels, there + i)
-            elif whole_vectors:
-                for i in range(0, take, LANES):
-                    copy_second(source, here + 2 * i, panels, there + i)
-            else:
-                for i in range(take):
-                    panels[there + i] = source[here + i * step]
+                else:
+                    for i in range(take):
+                        panels[there + i] = source[here + i * step]
     last, inside = (count - 1) // WIDTH * panel_size, (count - 1) % WIDTH + 1
     for line in range(last, last + channels * WIDTH, WIDTH):
         for i in range(line + inside, line + WIDTH):

@@ -5,32 +5,25 @@ plane is alike in every channel. A run is moved as a whole vector, and what that
 written over by the next one.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.geometry import Planes
 from dhhpc_kernels.cpu.convolutions.pixels import Plan
-from dhhpc_kernels.cpu.microkernel import FLOATS, INDICES, LANES, index, pointer_at
-from dhhpc_kernels.cpu.vectors import Vectors
+from dhhpc_kernels.cpu.microkernel import LANES
+from dhhpc_kernels.cpu.vector_moves import copy_runs, copy_second_runs
 
 F = np.float32
 
 _AHEAD = 4  # channels: those that are soon gathered are on their way from memory meanwhile
-_MASK = ir.VectorType(ir.IntType(32), LANES)
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
 class Runs(NamedTuple):
     """Runs of some grid points of the images."""
 
-    table: np.ndarray  # of each run where it begins in a plane, where it goes, and `_copy_at`'s inside
+    table: np.ndarray  # of each run where it begins in a plane, where it goes, and `copy_runs`'s inside
     ends: np.ndarray  # for each tap where each image's runs end, in order
     first_image: int
     images: int
@@ -43,56 +36,6 @@ def run_tables(plan: Plan, count: int) -> tuple[np.ndarray, np.ndarray]:
     """A table and ends, large enough for the runs of so many grid points."""
     taps, grid = len(plan.tap_rows), plan.grid_rows * plan.grid_columns
     return np.empty(3 * taps * count, np.int64), np.empty(taps * (count // grid + 2), np.int64)
-
-
-def _copy_at(step: int) -> Callable[..., tuple[Any, Any]]:
-    def copy(
-        typing_context: Any,
-        source: Any,
-        base: Any,
-        runs: Any,
-        first: Any,
-        last: Any,
-        target: Any,
-        line: Any,
-        later: Any,
-    ) -> tuple[Any, Any]:
-        """Of runs first to last: target[line + place + i] = source[base + begin + i*step], or 0.
-
-        i below LANES; it is 0 unless inside + i >= LANES. What lies at `later` in place of base is fetched.
-        """
-        signature = types.void(
-            FLOATS, types.int64, INDICES, types.int64, types.int64, FLOATS, types.int64, types.int64
-        )
-
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            values, base, runs, first, last, target, line, later = arguments
-            emit = Vectors(builder)
-            source = pointer_at(context, builder, FLOATS, values, base)
-            later = pointer_at(context, builder, FLOATS, values, later)
-            target = pointer_at(context, builder, FLOATS, target, line)
-            table = pointer_at(context, builder, INDICES, runs, index(0))
-            kind = ir.ArrayType(ir.IntType(32), 2 * LANES)
-            lanes = ir.Constant(kind, [0] * LANES + [-1] * LANES)
-            masks = cgutils.global_constant(builder, "inside_lanes", lanes)
-            with cgutils.for_range_slice(builder, first, last, index(1), index(0).type) as (run, _):
-                row = builder.gep(table, [builder.mul(run, index(3))])
-                begin, place, inside = (builder.load(builder.gep(row, [index(i)])) for i in range(3))
-                here = builder.gep(source, [begin])
-                emit.prefetch(builder.gep(later, [begin]))
-                value = emit.unzip([emit.load(builder.gep(here, [index(v * LANES)])) for v in range(step)])[0]
-                mask = builder.bitcast(builder.gep(masks, [index(0), inside]), _MASK.as_pointer())
-                kept = builder.and_(builder.bitcast(value, _MASK), builder.load(mask, align=4))
-                emit.store(builder.bitcast(kept, _VECTOR), builder.gep(target, [place]))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return copy
-
-
-_copy_runs: Callable[..., None] = intrinsic(_copy_at(1))
-_copy_second_runs: Callable[..., None] = intrinsic(_copy_at(2))
 
 
 @compile_kernel
@@ -193,9 +136,9 @@ def gather_runs(
                         here = min(max(begin + i * step, 0), values.size - 1)
                         target[place + i] = values[here] if base >= 0 and inside + i >= LANES else F(0)
             elif step == 1:
-                _copy_runs(values, base, table, run, end, target, line, later)
+                copy_runs(values, base, table, run, end, target, line, later)
             else:
-                _copy_second_runs(values, base, table, run, end, target, line, later)
+                copy_second_runs(values, base, table, run, end, target, line, later)
             run = end
         tap += 1
         if tap == taps:
