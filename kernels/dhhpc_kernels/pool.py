@@ -28,21 +28,19 @@ class _Bell:
         self.asleep = False
         self.wake = threading.Semaphore(0)
 
-    def ring(self, watched: _Bell, looks: int) -> bool:
-        """Ring, then look so often at another bell: whether it has been rung.
+    def ring(self, watched: _Bell, looks: int) -> None:
+        """Ring, then look so often at another bell, until it is rung.
 
         Nobody holds the interpreter's lock meanwhile: who hears the ring needs it, and falls asleep where it
         is not free, for longer than many a kernel takes.
         """
         if self.asleep:
             self.rung[0] += 1
-            self._wake()
-            return False
-        rung = ring_and_spin(self.rung, watched.rung, watched.heard, looks)
+        else:
+            ring_and_spin(self.rung, watched.rung, watched.heard, looks)
         # Whoever fell asleep just before did not hear it.
         if self.asleep:
             self._wake()
-        return bool(rung)
 
     def listen(self, looks: int) -> None:
         """Return once the bell has been rung since the last time."""

@@ -56,7 +56,7 @@ def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
 
 
 @compile_kernel
-def ring_and_spin(rung: np.ndarray, numbers: np.ndarray, seen: int, most: int) -> bool:
+def ring_and_spin(rung: np.ndarray, numbers: np.ndarray, seen: int, most: int) -> None:
     """Add 1 to rung[0], which another thread looks at, then `spin`."""
     _ring_out(rung)
-    return bool(spin(numbers, seen, most))
+    spin(numbers, seen, most)
