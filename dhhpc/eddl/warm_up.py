@@ -103,7 +103,7 @@ OPTIMIZERS: list[Callable[[], Optimizer]] = [
 def warm_up() -> None:
     """Train and run a small model of each layer, loss and optimizer."""
     from dhhpc_kernels.cpu.peak import peak_gflops
-    from dhhpc_kernels.spinning import spin
+    from dhhpc_kernels.spinning import ring_and_spin, spin
 
     for shape, example in EXAMPLES:
         x = layers.Input(shape)
@@ -121,7 +121,9 @@ def warm_up() -> None:
         x = layers.Input(VECTOR)
         run(Model([x], [layers.Dense(x, 2)]), "mean_squared_error", optimizer())
     peak_gflops(rounds=1, seconds=0)
-    spin(np.zeros(8, np.int64), 0, 1)  # with one thread no pool waits, but a job may have more
+    bell = np.zeros(8, np.int64)
+    ring_and_spin(np.zeros(8, np.int64), bell, 0, 1)  # with one thread no pool waits, but a job may have more
+    spin(bell, 0, 1)
 
 
 def run(model: Model, loss: str, optimizer: Optimizer) -> None:

@@ -105,12 +105,13 @@ def test_choice_at_a_stride(monkeypatch):
         return [choose(shape) for choose in (algorithms.choose_forward, algorithms.choose_backward)]
 
     monkeypatch.delenv("DHHPC_CONVOLUTION", raising=False)
-    assert chosen(64, 128, 56) == [algorithms.STRIDED] * 2
+    assert chosen(64, 64, 56) == [algorithms.STRIDED] * 2
+    assert chosen(64, 128, 56) == [algorithms.PRODUCT, algorithms.STRIDED]  # many transformed weights
     assert algorithms.STRIDED not in chosen(2, 2, 56)  # the transforms would cost more than they save
     for options in ({"padding": 0}, {"stride": 3}, {"dilation": 2}, {"groups": 2}, {"kernel": 5}):
-        assert algorithms.STRIDED not in chosen(64, 128, 56, **options)
+        assert algorithms.STRIDED not in chosen(64, 64, 56, **options)
     if EVEN > 1:
-        assert algorithms.STRIDED not in chosen(EVEN * 32 + 1, 128, 56)
+        assert algorithms.STRIDED not in chosen(EVEN * 16 + 1, 64, 56)
     monkeypatch.setenv("DHHPC_CONVOLUTION", "direct")
     assert chosen(64, 128, 56) == [algorithms.DIRECT] * 2
     monkeypatch.setenv("DHHPC_CONVOLUTION", "winograd")

@@ -27,7 +27,7 @@ _FORCED = {"direct": DIRECT, "product": PRODUCT}
 _SOURCE_CYCLES = {2: 18.0, 4: 42.0}
 _TARGET_CYCLES = {2: 10.0, 4: 22.0}
 _PHASE_CYCLES, _PIXELS_CYCLES = 75.0, 55.0  # the same at a stride of 2, of one phase
-_PRODUCTS_EFFICIENCY, _PACKED_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.9, 0.6
+_PRODUCTS_EFFICIENCY, _PACKED_EFFICIENCY, _DIRECT_EFFICIENCY = 0.75, 0.9, 0.65
 # Of the two direct algorithms: to gather a pixel of one source channel under one tap, and to store one of a
 # target channel; to copy a pixel of a source plane; and the part of the peak for the gradient by the weights,
 # which one takes by sums along the pixels, and the other from turned pixels.
