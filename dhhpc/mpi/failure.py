@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import struct
 import sys
 import termios
 import time
@@ -112,5 +111,5 @@ def is_read(descriptor: int) -> bool:
     """Whether nothing lies unread in the pipe `descriptor` writes to; True for anything but a pipe."""
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         return True
-    unread = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
-    return unread == struct.pack("i", 0)
+    nothing = bytes(4)  # the int of a count
+    return fcntl.ioctl(descriptor, termios.FIONREAD, nothing) == nothing

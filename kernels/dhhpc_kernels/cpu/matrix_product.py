@@ -2,8 +2,8 @@
 
 Both factors are packed into panels, a piece of their common dimension at a time, so that the inner loop reads
 them one after the other (Goto and van de Geijn 2008): a panel of rows stays near while some panels of columns
-go by, again and again for each panel of rows. BLAS splits sums in another way on each
-number of threads; here each number of the result is summed in one order.
+go by, again and again for each panel of rows. BLAS splits sums in another way on each number of threads; here
+each number of the result is summed in one order.
 """
 
 import numpy as np

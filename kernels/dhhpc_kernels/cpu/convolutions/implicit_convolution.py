@@ -66,10 +66,10 @@ def _planes(shape: Geometry, array: np.ndarray, starts: np.ndarray) -> Planes:
 def _laid_out(plan: Plan, pixels: int) -> Plan:
     """The plan with chunks for the number of threads set now, and where those are fewer than threads with
     fewer rows at once."""
-    windows, workers = panels(pixels, WIDTH), threads()
-    size = even_chunk(windows, plan.chunk // WIDTH, workers)
-    rows = min(plan.rows, row_blocks(plan.rows // HEIGHT, -(-windows // size), workers) * HEIGHT)
-    return plan._replace(chunk=min(size, windows) * WIDTH, rows=rows)
+    pixel_panels, workers = panels(pixels, WIDTH), threads()
+    size = even_chunk(pixel_panels, plan.chunk // WIDTH, workers)
+    rows = row_blocks(plan.rows // HEIGHT, -(-pixel_panels // size), workers) * HEIGHT
+    return plan._replace(chunk=min(size, pixel_panels) * WIDTH, rows=rows)
 
 
 def _correlate(

@@ -89,11 +89,8 @@ def find_runs(
             if column == columns:
                 column = 0
                 row += 1
-                if row == plan.grid_rows or done == count:
-                    row = 0
-                    ends[end] = run // 3
-                    end += 1
-            elif done == count:
+            if row == plan.grid_rows or done == count:
+                row = 0
                 ends[end] = run // 3
                 end += 1
     last_image = (grid_point + count - 1) // (plan.grid_rows * columns)

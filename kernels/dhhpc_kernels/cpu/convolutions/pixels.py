@@ -75,28 +75,30 @@ def scatter(
         place, end = before, before + count
         add = bias[k] if bias.size else F(0)
         while place < end:
+            square_rows = 0  # that begin here and are written at once
+            if squares and x == 0:
+                square_rows = min((end - place) // plan.grid_columns, out.height // 2 - y) - followed
             if step_y == 1 and step_x == 1:
                 # Whole planes: the rows of an image follow each other.
                 take = min((plan.grid_rows - y) * plan.grid_columns - x, end - place)
                 target = starts[n, k] + y * width + x
-                # Whole cache lines only: one written both ways, or by two threads, costs many times more.
-                aligned = min(take, -(address + target) % LINE) if past_caches else take
-                whole = 0 if past_caches else take // LANES * LANES
-                for i in range(0, whole, LANES):
-                    move(sums, place + i, add, values, target + i)
-                for i in range(whole, aligned):
+                # Past the caches go whole lines only: one written both ways, or by two threads, costs more.
+                unit = LINE if past_caches else LANES
+                head = min(take, -(address + target) % LINE) if past_caches else 0
+                tail = head + (take - head) // unit * unit
+                for i in range(head):
                     values[target + i] = sums[place + i] + add
-                streamed = (take - aligned) // LINE * LINE + aligned
-                for i in range(aligned, streamed, LANES):
-                    stream(sums, place + i, add, values, target + i)
-                for i in range(streamed, take):
+                if past_caches:
+                    for i in range(head, tail, LANES):
+                        stream(sums, place + i, add, values, target + i)
+                else:
+                    for i in range(head, tail, LANES):
+                        move(sums, place + i, add, values, target + i)
+                for i in range(tail, take):
                     values[target + i] = sums[place + i] + add
                 y = plan.grid_rows - 1
-            elif (
-                squares and x == 0 and min((end - place) // plan.grid_columns, out.height // 2 - y) > followed
-            ):
-                whole_rows = min((end - place) // plan.grid_columns, out.height // 2 - y) - followed
-                take = whole_rows * plan.grid_columns
+            elif square_rows > 0:
+                take = square_rows * plan.grid_columns
                 interleave_squares(
                     sums,
                     _place_of(phases[0, 0], phase_pitch, place, before),
@@ -106,10 +108,10 @@ def scatter(
                     add,
                     values,
                     starts[n, k] + 2 * y * width,
-                    whole_rows,
+                    square_rows,
                     plan.grid_columns,
                 )
-                y += whole_rows - 1
+                y += square_rows - 1
             else:
                 take = min(plan.grid_columns - x, end - place)
                 span = min(take * step_x, width - x * step_x)
