@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _LOOKS = 10_000
 _threads = default_threads(_cores())
 _pool: Pool | None = None
 _pool_process = 0
+_for_threads = False
 
 
 def threads() -> int:
@@ -59,10 +61,25 @@ def set_threads(count: int) -> None:
     _threads = count
 
 
+@contextlib.contextmanager
+def compiling_for_threads() -> Iterator[None]:
+    """Meanwhile what runs on this thread alone is compiled for other threads, too: a job may have more."""
+    global _for_threads
+    _for_threads = True
+    try:
+        yield
+    finally:
+        _for_threads = False
+
+
 def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
     """Run task(*call) for every call, on this thread and the pool's. Each must write to its own places."""
     global _pool, _pool_process
     if _threads == 1 or len(calls) < 2:
+        if _for_threads:
+            from dhhpc_kernels.entries import find_entry
+
+            find_entry(task, calls)
         for call in calls:
             task(*call)
         return
@@ -79,10 +96,8 @@ def run_shares(kernel: Callable[..., None], count: int, work: int, *arguments: A
 
     work: the floats that are read or written.
     """
-    if _threads == 1 or work < _LEAST_WORK:
-        kernel(*arguments, 0, count)
-    else:
-        run_parallel(kernel, [(*arguments, first, last) for first, last in shares(count, _threads)])
+    parts = _threads if work >= _LEAST_WORK else 1
+    run_parallel(kernel, [(*arguments, first, last) for first, last in shares(count, parts)])
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:

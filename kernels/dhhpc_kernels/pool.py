@@ -10,76 +10,94 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from dhhpc_kernels.spinning import ring_and_spin, spin
+from dhhpc_kernels.entries import Entry, find_entry
+from dhhpc_kernels.jobs import (
+    AWAITED,
+    ENDED,
+    FAILED,
+    HEARD,
+    IS_AWAITED,
+    NOTHING_CAME,
+    RUNG,
+    await_end,
+    end,
+    new_desk,
+    ring,
+    serve,
+)
+from dhhpc_kernels.spinning import spin
 
 Task = Callable[..., None]
 
-_HEAD_START = 400  # looks, as long as a thread takes to begin a kernel
-
-
-class _Bell:
-    """Rung by one thread and heard by another; a number tells how often."""
-
-    def __init__(self) -> None:
-        self.rung = np.zeros(8, np.int64)  # a cache line of its own
-        self.heard = 0
-        self.asleep = False
-        self.wake = threading.Semaphore(0)
-
-    def ring(self, watched: _Bell, looks: int) -> None:
-        """Ring, then look so often at another bell, until it is rung.
-
-        Nobody holds the interpreter's lock meanwhile: who hears the ring needs it, and falls asleep where it
-        is not free, for longer than many a kernel takes.
-        """
-        if self.asleep:
-            self.rung[0] += 1
-        else:
-            ring_and_spin(self.rung, watched.rung, watched.heard, looks)
-        # Whoever fell asleep just before did not hear it.
-        if self.asleep:
-            self._wake()
-
-    def listen(self, looks: int) -> None:
-        """Return once the bell has been rung since the last time."""
-        while not spin(self.rung, self.heard, looks):
-            self._sleep()
-        self.heard += 1
-
-    def _wake(self) -> None:
-        self.asleep = False
-        self.wake.release()
-
-    def _sleep(self) -> None:
-        self.asleep = True
-        # Rung before it was known that this thread sleeps?
-        if self.rung[0] == self.heard:
-            self.wake.acquire()
-        self.asleep = False
-
 
 class _Worker(threading.Thread):
+    """Serves a desk; whoever has begun a job there finishes it, too."""
+
     def __init__(self, number: int, looks: int) -> None:
         super().__init__(name=f"dhhpc-kernels-{number}", daemon=True)
         self.looks = looks
-        self.start_bell, self.end_bell = _Bell(), _Bell()
+        self.desk = new_desk()
+        self.ended = self.desk[ENDED:]
+        self.jobs = 0  # ever begun
+        self.asleep = False
+        self.wake, self.told = threading.Semaphore(0), threading.Semaphore(0)
         self.work: tuple[Task, tuple[Any, ...]] | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        self.start_bell.listen(self.looks)
-        while self.work is not None:
-            task, call = self.work
-            try:
-                task(*call)
-            except BaseException as error:  # raised again in the thread that waits
-                self.error = error
-            del task, call
-            self.work = None
-            self.end_bell.ring(self.start_bell, self.looks)
-            self.start_bell.listen(self.looks)
+        while True:
+            reason = serve(self.desk, self.looks)
+            if reason == NOTHING_CAME:
+                self._sleep()
+            elif reason == IS_AWAITED:
+                self.told.release()
+            elif self.work is None:
+                return
+            else:
+                task, call = self.work
+                try:
+                    task(*call)
+                except BaseException as error:  # raised again in the thread that waits
+                    self.error = error
+                del task, call
+                if end(self.desk):
+                    self.told.release()
+
+    def _sleep(self) -> None:
+        self.asleep = True
+        # Rung before it was known that this thread sleeps?
+        if self.desk[RUNG] == self.desk[HEARD]:
+            self.wake.acquire()
+        self.asleep = False
+
+    def begin(self, entry: Entry | None, task: Task | None, call: tuple[Any, ...]) -> None:
+        """Let the thread run the kernel of an entry or else a Python function; None: let it end."""
+        if self.jobs != self.ended[0]:  # the caller was interrupted before it had finished the last one
+            self.finish()
+        self.jobs += 1
+        self.work = (task, call) if task is not None else None  # keeps the arguments alive
+        if entry is None:
+            ring(self.desk)
+        else:
+            entry.post(self.desk, entry.address, call)
+        if self.asleep:
+            self.asleep = False
+            self.wake.release()
+
+    def finish(self) -> BaseException | None:
+        """Wait until the job has ended; what it raised."""
+        while not spin(self.ended, self.jobs - 1, self.looks):
+            if not await_end(self.desk, self.jobs):
+                self.told.acquire()
+            self.desk[AWAITED] = 0
+        error, self.error = self.error, None
+        if self.desk[FAILED]:
+            self.desk[FAILED] = 0
+            error = RuntimeError(
+                f"{self.work[0].__name__ if self.work else 'a kernel'} failed on {self.name}"
+            )
+        self.work = None
+        return error
 
 
 class Pool:
@@ -91,7 +109,6 @@ class Pool:
     """
 
     def __init__(self, size: int, looks: int) -> None:
-        self.looks = looks
         self.workers = [_Worker(number, looks) for number in range(size)]
         for worker in self.workers:
             worker.start()
@@ -101,29 +118,27 @@ class Pool:
 
         Raises what a call raised, once all have ended.
         """
+        entry = find_entry(task, calls)
+        run = task if entry is None else entry.run
         count = min(len(calls) - 1, len(self.workers))
         own, others = calls[: len(calls) - count], calls[len(calls) - count :]
-        for number, (worker, call) in enumerate(zip(self.workers, others, strict=False), 1):
-            worker.work = (task, call)
-            # The last ring leaves the others the interpreter's lock, which each needs to begin.
-            head_start = min(_HEAD_START, self.looks) if number == count else 0
-            worker.start_bell.ring(worker.end_bell, head_start)
+        busy = self.workers[:count]
+        for worker, call in zip(busy, others, strict=True):
+            worker.begin(entry, task, call)
         error: BaseException | None = None
         try:
             for call in own:
-                task(*call)
+                run(*call)
         except BaseException as raised:
             error = raised
-        for worker in self.workers[:count]:
-            worker.end_bell.listen(self.looks)
-            error, worker.error = error or worker.error, None
+        for worker in busy:
+            error = worker.finish() or error
         if error is not None:
             raise error
 
     def stop(self) -> None:
         """End the threads."""
         for worker in self.workers:
-            worker.work = None
-            worker.start_bell.ring(worker.end_bell, 0)
+            worker.begin(None, None, ())
         for worker in self.workers:
             worker.join()

@@ -24,39 +24,34 @@ def _look(typing_context: Any, numbers: Any) -> tuple[Any, Any]:
             pause = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause")
             builder.call(pause, [])
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(data, "acquire", 8)
+        return builder.load_atomic(data, "seq_cst", 8)
 
     return types.int64(_NUMBERS), generate
 
 
-_look_at: Callable[..., int] = intrinsic(_look)
+def _add(typing_context: Any, numbers: Any) -> tuple[Any, Any]:
+    """Add 1 to numbers[0]; who sees it sees all that this thread has written before.
 
-
-def _ring(typing_context: Any, numbers: Any) -> tuple[Any, Any]:
-    """Add 1 to numbers[0]; who sees it sees all that this thread has written before."""
+    In one order with every thread's `look_at`: of two threads that add and then look at what the other adds
+    to, one at least sees the other's.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "release")
+        builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "seq_cst")
         return context.get_dummy_value()
 
     return types.void(_NUMBERS), generate
 
 
-_ring_out: Callable[..., None] = intrinsic(_ring)
+look_at: Callable[..., int] = intrinsic(_look)
+add_one: Callable[..., None] = intrinsic(_add)
 
 
 @compile_kernel
 def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
     """Whether numbers[0] (int64) is, or within `most` looks becomes, another number than `seen`."""
     looks = 0
-    while looks < most and _look_at(numbers) == seen:
+    while looks < most and look_at(numbers) == seen:
         looks += 1
     return looks < most
-
-
-@compile_kernel
-def ring_and_spin(rung: np.ndarray, numbers: np.ndarray, seen: int, most: int) -> None:
-    """Add 1 to rung[0], which another thread looks at, then `spin`."""
-    _ring_out(rung)
-    spin(numbers, seen, most)

@@ -1,0 +1,60 @@
+"""Where the compiled code of a kernel begins that takes a call's arguments.
+
+Numba looks that up at each call, argument by argument: many a microsecond for plans of twenty numbers, during
+which every other thread waits for the interpreter. Here it is looked up once for all threads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numba
+from numba._dispatcher import compute_fingerprint
+from numba.core import dispatcher
+
+from dhhpc_kernels.jobs import new_desk, post
+
+
+class Entry(NamedTuple):
+    run: Callable[..., None]  # as a Python function
+    post: Callable[..., None]  # `post` for such calls
+    address: int  # of the compiled code, for `post`
+
+
+_Kernel: Any = dispatcher.Dispatcher
+_entries: dict[tuple[Callable[..., None], bytes], Entry] = {}
+
+
+def find_entry(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> Entry | None:
+    """The entry of a kernel for calls of the same types, compiled if need be; None for a Python function.
+
+    Raises TypeError if the types differ.
+    """
+    if not isinstance(task, _Kernel):
+        return None
+    first = calls[0]
+    for call in calls[1:]:
+        for one, other in zip(first, call, strict=True):
+            if one is not other and compute_fingerprint(one) != compute_fingerprint(other):
+                raise TypeError(
+                    f"calls of {task.__name__} differ: {numba.typeof(one)} and {numba.typeof(other)}"
+                )
+    key = task, compute_fingerprint(first)
+    found = _entries.get(key)
+    if found is None:
+        found = _entries[key] = _compile(task, first)
+    return found
+
+
+def _compile(kernel: Any, call: tuple[Any, ...]) -> Entry:
+    kernel_code = _compiled(kernel, *call)
+    post_code = _compiled(post, new_desk(), 0, call)
+    address = kernel_code.library.get_pointer_to_function(kernel_code.fndesc.llvm_func_name)
+    if not address or kernel_code.signature.return_type != numba.types.none:
+        raise TypeError(f"{kernel.__name__} cannot run on other threads")
+    return Entry(kernel_code.entry_point, post_code.entry_point, address)
+
+
+def _compiled(kernel: Any, *arguments: Any) -> Any:
+    kinds = tuple(numba.typeof(argument) for argument in arguments)
+    kernel.compile(kinds)
+    return kernel.overloads[kinds]
