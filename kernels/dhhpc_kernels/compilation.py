@@ -14,6 +14,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # a diverged training has to be seen, so neither 'nnan' nor 'ninf'.
 _FAST_MATH = {"reassoc", "contract", "nsz"}
 
+_njit: Any = numba.njit
+# Nobody calls a kernel from C.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
 kernels: list[Any] = []
 
 
@@ -31,8 +35,17 @@ def compile_in_order(function: Function) -> Function:
     return _compile(function, _FAST_MATH - {"reassoc"})
 
 
+def compile_part(function: Function) -> Function:
+    """Decorate what only kernels call: compiled with each of them, and not to be called from Python.
+
+    Numba's code to read a call's arguments takes it a third of a second to compile.
+    """
+    part: Any = _njit(**_OPTIONS, fastmath=_FAST_MATH, no_cpython_wrapper=True)(function)
+    return part
+
+
 def _compile(function: Function, fast_math: set[str]) -> Function:
-    compiled: Any = numba.njit(nogil=True, fastmath=fast_math, error_model="numpy")(function)
+    compiled: Any = _njit(**_OPTIONS, fastmath=fast_math)(function)
     cache = KernelCache(function)
     compile_or_load = compiled.compile
 

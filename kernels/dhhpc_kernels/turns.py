@@ -11,9 +11,9 @@ from numba.extending import intrinsic
 _NUMBERS = types.Array(types.int64, 1, "C")
 
 
-def new_turns() -> np.ndarray:
-    """A counter for one call of `run_parallel`: the next unit's number."""
-    return np.zeros(1, np.int64)
+def new_turns(rounds: int = 1) -> np.ndarray:
+    """Counters for one call of `run_parallel`: the next unit's number, in each round."""
+    return np.zeros(rounds, np.int64)
 
 
 def _take(typing_context: Any, turns: Any) -> tuple[Any, Any]:

@@ -4,8 +4,12 @@ import subprocess
 import sys
 import threading
 import time
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.meetings import meet, new_meetings
 from dhhpc_kernels.pool import Pool
 
 
@@ -45,6 +49,99 @@ def test_an_error_surfaces_once_all_have_ended(pool, bad):
     assert len(ended) == 2
     pool.run(ended.append, [(5,), (6,), (7,)])
     assert sorted(ended)[2:] == [5, 6, 7]
+
+
+class Numbers(NamedTuple):
+    values: np.ndarray
+    pair: tuple[int, float]
+    negative: bool
+
+
+@compile_kernel
+def write_numbers(numbers, columns, factor, single, out, number):
+    sign = -1 if numbers.negative else 1
+    rows = numbers.values[number:]  # counts references, where it has any
+    out[number] = sign * rows[0] * numbers.pair[0] + numbers.pair[1] * factor + columns[2, number] + single
+
+
+@compile_kernel
+def fail(number):
+    if number >= 0:
+        raise ValueError("a number")
+
+
+@compile_kernel
+def pass_on(numbers, arrivals, number, parties):
+    """Each in turn adds to what the one before has written."""
+    for round_ in range(100):
+        for turn in range(parties):
+            if turn == number:
+                numbers[0] = 2 * numbers[0] % 1_000_003 + number
+            meet(arrivals, parties, round_ * parties + turn + 1)
+
+
+def test_a_kernel_gets_its_arguments_on_every_thread_and_keeps_none(pool):
+    values, columns = np.arange(3.0), np.arange(9, dtype=np.float32).reshape(3, 3).T
+    before = sys.getrefcount(values), sys.getrefcount(columns)
+    for _ in range(200):
+        out = np.full(3, np.nan)
+        numbers = Numbers(values, (3, 0.5), True)
+        pool.run(write_numbers, [(numbers, columns, 4, np.float32(0.25), out, i) for i in range(3)])
+        assert out.tolist() == [-3 * i + 2 + columns[2, i] + 0.25 for i in range(3)]
+    del numbers
+    assert (sys.getrefcount(values), sys.getrefcount(columns)) == before
+
+
+def test_calls_of_different_types_are_refused(pool):
+    with pytest.raises(TypeError, match=r"calls of fail differ: int64 and float64"):
+        pool.run(fail, [(-1,), (-1,), (-1.0,)])
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_kernel_that_fails_is_named(pool, bad):
+    calls = [(-1,)] * 3
+    pool.run(fail, calls)
+    calls[bad] = (1,)
+    with pytest.raises((ValueError, RuntimeError), match="a number" if bad == 0 else "fail failed on dhhpc"):
+        pool.run(fail, calls)
+    pool.run(fail, [(-1,)] * 3)
+
+
+def test_an_interrupted_caller_leaves_the_pool_usable(pool):
+    """Its thread still works, with arguments that nobody else keeps, when the next call comes."""
+    started = threading.Event()
+
+    def slow(number):
+        if number == 0:
+            started.wait(20)
+            raise KeyboardInterrupt
+        started.set()
+        time.sleep(0.05)
+
+    finish = pool.workers[0].finish
+    pool.workers[0].finish = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(slow, [(0,), (1,)])
+    pool.workers[0].finish = finish
+    out = np.zeros(3)
+    pool.run(
+        write_numbers,
+        [
+            (Numbers(np.ones(3), (1, 0.0), False), np.zeros((3, 3), np.float32).T, 0, np.float32(0), out, i)
+            for i in range(3)
+        ],
+    )
+    assert out.tolist() == [1, 1, 1]
+
+
+def test_threads_meet_inside_a_kernel(pool):
+    numbers, arrivals = np.ones(1, np.int64), new_meetings()
+    pool.run(pass_on, [(numbers, arrivals, i, 3) for i in range(3)])
+    expected = 1
+    for _ in range(100):
+        for i in range(3):
+            expected = 2 * expected % 1_000_003 + i
+    assert numbers[0] == expected
 
 
 def test_idle_threads_take_no_time(pool):

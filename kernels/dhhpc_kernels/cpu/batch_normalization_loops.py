@@ -7,7 +7,7 @@ so that what is read twice comes from the cache the second time.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.views import BLOCK
 
 F = np.float32
@@ -18,13 +18,13 @@ D = np.float64
 # result often lies over its source there is a loop for this case, told by `in_place`.
 
 
-@compile_kernel
+@compile_part
 def _rectified(value: np.float32, slope: np.float32) -> np.float32:
     below = F(0) if slope == F(0) else slope * value  # 0 times an infinity would be NaN
     return below if value <= F(0) else value
 
 
-@compile_kernel
+@compile_part
 def _normalize(
     x: np.ndarray,
     skip: np.ndarray,
@@ -130,7 +130,7 @@ def normalize_inference(
         _normalize(x, skip, out, c, F(running_mean[c]), scale, F(beta[c]), slope, added, in_place)
 
 
-@compile_kernel
+@compile_part
 def _before_activation(
     grad_out: np.ndarray,
     grad_addend: np.ndarray,
@@ -157,7 +157,7 @@ def _before_activation(
 # Where out is a function of x alone, its sign is computed again. A slope of 1 leaves the gradients alone.
 
 
-@compile_kernel
+@compile_part
 def _gradient_sums(
     gradients: np.ndarray,
     x: np.ndarray,
@@ -186,7 +186,7 @@ def _gradient_sums(
     return totals, products
 
 
-@compile_kernel
+@compile_part
 def _gradient(
     gradient: np.float32,
     distance: np.float32,

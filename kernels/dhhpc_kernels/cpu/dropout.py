@@ -7,7 +7,7 @@ before.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.views import BLOCK
 from dhhpc_kernels.parallel import run_shares
 
@@ -16,7 +16,7 @@ U = np.uint32
 _QUARTER = BLOCK // 4  # counters of a block
 
 
-@compile_kernel
+@compile_part
 def _round(words: np.ndarray, width: int, key0: np.uint32, key1: np.uint32) -> None:
     """One round of Philox on `width` counters, whose first words come first, then their second ones, ..."""
     word0 = words[:width]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.exponential import exponential, logarithm
 from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
@@ -23,7 +23,7 @@ _LEAST_DIVISOR = np.float32(1e-12)
 _LEAST_NORMAL = np.float32(1.1754944e-38)
 
 
-@compile_kernel
+@compile_part
 def _clamped_logarithm(x: np.float32) -> np.float32:
     """log(x), -100 for x near 0; NaN for NaN."""
     return _LEAST_LOGARITHM if x < _LEAST_NORMAL else logarithm(x)

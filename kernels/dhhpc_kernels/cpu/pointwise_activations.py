@@ -5,7 +5,7 @@ One kernel holds all functions, chosen a block at a time, so that there is littl
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.exponential import exponential, hyperbolic_tangent, logarithm
 from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
@@ -25,14 +25,14 @@ _CODES = {
 }
 
 
-@compile_kernel
+@compile_part
 def _power_less_one(x: np.float32) -> np.float32:
     """exp(x) - 1 for x up to 0, with all digits near 0."""
     t = hyperbolic_tangent(F(0.5) * x)
     return F(2) * t / (F(1) - t)
 
 
-@compile_kernel
+@compile_part
 def _softplus(x: np.float32) -> np.float32:
     """log(1 + exp(x)) without overflow; exp(x) itself where 1 would swallow it."""
     power = exponential(-abs(x))
@@ -40,7 +40,7 @@ def _softplus(x: np.float32) -> np.float32:
     return (x if x > F(0) else F(0)) + tail
 
 
-@compile_kernel
+@compile_part
 def _normal(x: np.float32) -> np.float32:
     """The normal distribution function, within 1e-7 (Abramowitz and Stegun 1964, 7.1.26)."""
     z = abs(x) * F(0.70710678118654752)

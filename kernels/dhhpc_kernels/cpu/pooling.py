@@ -5,7 +5,7 @@ Windows that reach into the padding cover their real pixels only.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.window_maximum import Triple, maximum_backward, maximum_forward, window_extent
 from dhhpc_kernels.parallel import run_shares
 
@@ -15,7 +15,7 @@ F = np.float32
 # Each kernel first combines the lines of a window over the whole width, which vectorises, then the columns.
 
 
-@compile_kernel
+@compile_part
 def _reach(offset: int, stride: int, size_x: int, size: int) -> tuple[int, int, int]:
     """The windows (first, last) whose tap at `offset` from their start lies inside, and the first's tap."""
     first = max(0, -(offset // stride))
@@ -23,7 +23,7 @@ def _reach(offset: int, stride: int, size_x: int, size: int) -> tuple[int, int, 
     return first, last, first * stride + offset
 
 
-@compile_kernel
+@compile_part
 def _column_shares(size: int, kernel: int, stride: int, padding: int, size_x: int) -> np.ndarray:
     """1 / the real columns of each window of a row."""
     shares = np.empty(size, np.float32)
@@ -33,7 +33,7 @@ def _column_shares(size: int, kernel: int, stride: int, padding: int, size_x: in
     return shares
 
 
-@compile_kernel
+@compile_part
 def _add_every(values: np.ndarray, step: int, target: np.ndarray) -> None:
     """Add every step-th of values to target."""
     for i in range(target.size):

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
 _LINEAR = ("linear", "bilinear", "trilinear")
 
 
-@compile_kernel
+@compile_part
 def _widen(line: np.ndarray, wide: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> None:
     for i in range(wide.size):
         left = line[columns[i, 0]]
         wide[i] = left + weights[i] * (line[columns[i, 1]] - left)
 
 
-@compile_kernel
+@compile_part
 def _blend(first: np.ndarray, second: np.ndarray, weight: np.float32, out: np.ndarray) -> None:
     if weight == F(0):
         for i in range(out.size):

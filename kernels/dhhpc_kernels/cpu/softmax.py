@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.activations import copy
 from dhhpc_kernels.cpu.exponential import exponential
 from dhhpc_kernels.cpu.views import BLOCK, planes
@@ -73,7 +73,7 @@ def _backward_of_rows(
             copy(buffer, grad_x[n, first : first + BLOCK])
 
 
-@compile_kernel
+@compile_part
 def column_maxima(x: np.ndarray, n: int, first: int, size: int, maxima: np.ndarray) -> None:
     """maxima[i] = the largest over all channels of x[n, :, first + i], i below size."""
     line = x[n, 0, first : first + size]

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.microkernel import FLOATS, INDICES, LANES, Emitter, index, pointer_at
 
 F = np.float32
@@ -97,7 +97,7 @@ _maxima_1: Callable[..., None] = intrinsic(_window_maxima(1))
 _maxima_2: Callable[..., None] = intrinsic(_window_maxima(2))
 
 
-@compile_kernel
+@compile_part
 def window_extent(number: int, kernel: int, stride: int, padding: int, size: int) -> tuple[int, int]:
     """The real pixels, from the first up to the last excluded, of a window along one axis."""
     start = number * stride - padding

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.microkernel import COLUMNS, ROWS, multiply_rows
 
 F = np.float32
@@ -23,7 +23,7 @@ def windows(columns: int) -> int:
     return -(-columns // COLUMNS)
 
 
-@compile_kernel
+@compile_part
 def multiply_block(
     rows: np.ndarray,
     row: int,

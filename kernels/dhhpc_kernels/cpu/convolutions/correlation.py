@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.blocked_product import DEPTH, multiply_block, tiles, windows
 from dhhpc_kernels.cpu.convolutions.copying import copy_floats
 from dhhpc_kernels.cpu.convolutions.geometry import Correlation, Pair, Planes
@@ -134,7 +134,7 @@ def correlate_workspace(plan: Plan) -> int:
     return planes_size(plan) + tiles(plan.target_channels) * ROWS * run_size(plan) + ROWS * DEPTH
 
 
-@compile_kernel
+@compile_part
 def _pack_planes(
     source: Planes, image: int, first: int, packed: np.ndarray, plan: Plan, first_row: int, rows: int
 ) -> None:
@@ -176,7 +176,7 @@ def _pack_planes(
             packed[place : (channel * len(plan.source_starts) + which + 1) * plan.plane] = F(0)
 
 
-@compile_kernel
+@compile_part
 def _store_rows(
     runs: np.ndarray,
     begin: int,

@@ -8,7 +8,7 @@ row are computed by one that overlaps its neighbour.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.depthwise_kernels import (
     BLOCK_ROWS,
     NARROW,
@@ -35,7 +35,7 @@ from dhhpc_kernels.cpu.microkernel import LANES
 F = np.float32
 
 
-@compile_kernel
+@compile_part
 def _join_rows(
     phases: int, pitch: int, phase_pitch: int, out: int, width: int, rows: int, columns: int, step: int
 ) -> None:
@@ -57,7 +57,7 @@ def _join_rows(
             copy_every(here + pairs, 1, there + 2 * pairs, 1, columns % 2)
 
 
-@compile_kernel
+@compile_part
 def _kind(pairs: bool, rows: int, columns: int) -> int:
     """The kind of blocks that computes so many rows and columns."""
     if pairs:
@@ -67,7 +67,7 @@ def _kind(pairs: bool, rows: int, columns: int) -> int:
     return WIDE if rows >= BLOCK_ROWS[WIDE] else ROW
 
 
-@compile_kernel
+@compile_part
 def _end_of_tile(plane: int, size: Pair, layout: Layout, corner: Pair) -> int:
     """Where the source of the next tile begins: behind what this one needs of the source plane at a place."""
     below = corner[0] * layout.row_step + layout.first[0] + layout.packed_rows
@@ -150,7 +150,7 @@ def correlate(
                     _join_rows(lines, pitch, line, there, step_y * width, rows, whole, step_x)
 
 
-@compile_kernel
+@compile_part
 def add_lanes(sums: np.ndarray, taps: np.ndarray, grad_weight: np.ndarray, start: int) -> None:
     """The gradient by a channel's weights: of each tap in turn the sum of LANES sums."""
     for i, tap in enumerate(taps):

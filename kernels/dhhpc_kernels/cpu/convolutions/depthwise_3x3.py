@@ -6,7 +6,7 @@ first and the last plane of an array, for here vectors read the floats before a 
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions import depthwise, depthwise_planes
 from dhhpc_kernels.cpu.convolutions.depthwise_3x3_kernels import (
     BLOCK_ROWS,
@@ -52,7 +52,7 @@ def weights_workspace(plan: Plan, width: int) -> int:
     return depthwise_planes.weights_workspace(plan) + _SCRATCH_FLOATS + width
 
 
-@compile_kernel
+@compile_part
 def _scratch(workspace: np.ndarray, width: int) -> tuple[int, int]:
     """Where the last floats of a workspace begin: a vector a tap; a row of zeros, one more on either side."""
     vectors = place_of(workspace) + workspace.size - _SCRATCH_FLOATS - width
@@ -61,7 +61,7 @@ def _scratch(workspace: np.ndarray, width: int) -> tuple[int, int]:
     return vectors, zeros + 1
 
 
-@compile_kernel
+@compile_part
 def _at_an_end(start: int, planes: Planes) -> bool:
     """Whether the plane that starts there is the first or the last in its array."""
     return start == 0 or start == planes.values.size - planes.height * planes.width

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.convolutions.depthwise_kernels import BLOCK_ROWS, NARROW, TAPS
 from dhhpc_kernels.cpu.convolutions.geometry import Pair
 from dhhpc_kernels.cpu.convolutions.memory_places import clear_run, copy_every, copy_rows, unzip_vectors
@@ -131,7 +131,7 @@ def weights_workspace(plan: Plan) -> int:
     return plan.layout.packed_size + sums + rows * -(-columns // LANES) * LANES
 
 
-@compile_kernel
+@compile_part
 def find_tile(unit: int, layout: Layout) -> tuple[int, int, Pair]:
     """The image (row of the planes' tables), the group, and the grid's corner of a tile."""
     # Divisions that are not needed are left out: together they take as long as the sums of a small tile.
@@ -143,7 +143,7 @@ def find_tile(unit: int, layout: Layout) -> tuple[int, int, Pair]:
     return sample * layout.depth + z, group, (down * layout.tile[0], across * layout.tile[1])
 
 
-@compile_kernel
+@compile_part
 def _split_rows(
     source: int, width: int, packed: int, pitch: int, rows: int, columns: int, step: int, phase_pitch: int
 ) -> None:
@@ -163,7 +163,7 @@ def _split_rows(
             copy_every(here + 2 * pairs, 1, there + pairs, 1, columns % 2)
 
 
-@compile_kernel
+@compile_part
 def pack_plane(source: int, size: Pair, packed: int, layout: Layout, corner: Pair) -> None:
     """Copy what a tile needs of the plane of floats at a place, 0 for a plane of zeros.
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.microkernel import LANES, WIDTH
 from dhhpc_kernels.cpu.vector_moves import copy_lanes, copy_second_runs, copy_width, interleave, stream
 
@@ -178,7 +178,7 @@ def spread(
                 image += 1
 
 
-@compile_kernel
+@compile_part
 def spread_past_caches(
     block: np.ndarray,
     pitch: int,

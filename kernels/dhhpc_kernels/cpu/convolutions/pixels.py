@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.microkernel import LANES, LINE
 from dhhpc_kernels.cpu.vector_moves import interleave, interleave_squares, move, stream
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     chunk: int  # columns gathered at once
 
 
-@compile_kernel
+@compile_part
 def scatter(
     sums: np.ndarray,
     phase_pitch: int,
@@ -144,7 +144,7 @@ def scatter(
                 n += 1
 
 
-@compile_kernel
+@compile_part
 def _place_of(phase: int, phase_pitch: int, place: int, before: int) -> int:
     """Where a phase's sum is, from where it is of phase 0: among the zeros if there is no phase."""
     return place + phase * phase_pitch if phase >= 0 else place - before

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Pair,
@@ -121,7 +121,7 @@ def backward_weights(
     run_parallel(_sum_pixels, calls)
 
 
-@compile_kernel
+@compile_part
 def _copy_pixels(
     source: Planes,
     channel: int,

@@ -8,15 +8,14 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import (
     Plan,
     aligned,
     counts,
-    lane_shares,
+    lane_share,
     make_plan,
-    register_blocks,
     spread,
 )
 from dhhpc_kernels.cpu.convolutions.winograd_streaming import lanes_of
@@ -29,14 +28,15 @@ from dhhpc_kernels.cpu.convolutions.winograd_transforms import interleave
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
 from dhhpc_kernels.cpu.vector_moves import transpose
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.parallel import run_parallel, threads
 
 _MOST_TILES = 256  # of a block
 # Register blocks of target channels and blocks of source channels, whose sums stay in the second-level cache.
 _GROUP, _PIECE = 8, 2
 
 
-@compile_kernel
+@compile_part
 def _pack_both(
     source: Planes,
     grad_out: Planes,
@@ -82,7 +82,7 @@ def _pack_both(
                 )
 
 
-@compile_kernel
+@compile_part
 def _sum_products(
     sources: np.ndarray,
     gradients: np.ndarray,
@@ -145,6 +145,63 @@ def _sum_products(
                 )
 
 
+@compile_kernel
+def _add_blocks(
+    source: Planes,
+    grad_out: Planes,
+    grad_weight: np.ndarray,
+    sources: np.ndarray,
+    gradients: np.ndarray,
+    workspace: np.ndarray,
+    sums: np.ndarray,
+    steps: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    arrivals: np.ndarray,
+    part: int,
+    parts: int,
+) -> None:
+    """For each block of tiles pack a part's channels, then sum up the products of its target channels."""
+    all_rows, meetings = len(source.starts) * plan.tile_rows, 0
+    first, last = lane_share(plan.source_channels, part, parts)
+    first_target, last_target = lane_share(plan.target_channels, part, parts)
+    blocks = -(-plan.target_channels // ROWS)
+    for first_row in range(0, all_rows, plan.block_rows):
+        rows = min(plan.block_rows, all_rows - first_row)
+        _pack_both(
+            source,
+            grad_out,
+            sources,
+            gradients,
+            workspace,
+            plan,
+            first_row,
+            rows,
+            first,
+            last,
+            first_target,
+            last_target,
+        )
+        meetings += 1
+        meet(arrivals, parts, meetings)
+        _sum_products(
+            sources,
+            gradients,
+            grad_weight,
+            sums,
+            steps,
+            offsets,
+            plan,
+            rows,
+            first_row > 0,
+            blocks * part // parts,
+            blocks * (part + 1) // parts,
+        )
+        # The next block is packed over what others still read.
+        meetings += 1
+        meet(arrivals, parts, meetings)
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(
     tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair
@@ -173,7 +230,7 @@ def _thread_size(plan: Plan) -> int:
 def convolve_gradient(
     tile: int, source: Planes, grad_out: Planes, grad_weight: np.ndarray, workspace: np.ndarray, padding: Pair
 ) -> None:
-    """grad_weight (K,C,9): for each block of tiles, share the channels out to be packed, then their sums."""
+    """grad_weight (K,C,9), the channels shared out to the threads."""
     batch, channels = source.starts.shape
     targets = grad_out.starts.shape[1]
     plan, steps, offsets = _plan(tile, batch, (channels, targets), (grad_out.height, grad_out.width), padding)
@@ -181,25 +238,28 @@ def convolve_gradient(
     size = _thread_size(plan)
     check_workspace(rest, size)
     spaces = [rest[i * size : (i + 1) * size] for i in range(min(threads(), rest.size // size))]
-    count = len(spaces)
-    for first_row in range(0, batch * plan.tile_rows, plan.block_rows):
-        rows = min(plan.block_rows, batch * plan.tile_rows - first_row)
-        ranges = zip(*lane_shares(channels, count), *lane_shares(targets, count), strict=True)
-        run_parallel(
-            _pack_both,
-            [
-                (source, grad_out, sources, gradients, space, plan, first_row, rows, *ends)
-                for space, ends in zip(spaces, ranges, strict=True)
-            ],
-        )
-        sums = [space[: _sums_size(plan)] for space in spaces]
-        run_parallel(
-            _sum_products,
-            [
-                (sources, gradients, grad_weight, own, steps, offsets, plan, rows, first_row > 0, first, last)
-                for own, (first, last) in zip(sums, shares(register_blocks(targets), count), strict=False)
-            ],
-        )
+    arrivals = new_meetings()
+    run_parallel(
+        _add_blocks,
+        [
+            (
+                source,
+                grad_out,
+                grad_weight,
+                sources,
+                gradients,
+                space,
+                space[: _sums_size(plan)],
+                steps,
+                offsets,
+                plan,
+                arrivals,
+                part,
+                len(spaces),
+            )
+            for part, space in enumerate(spaces)
+        ],
+    )
 
 
 def convolve_gradient_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:

@@ -6,7 +6,7 @@ themselves. The tiles and results are those of `winograd_tiles`.
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import PATCH_FLOATS, PATCH_PITCH, Plan
 from dhhpc_kernels.cpu.convolutions.winograd_transforms import (
@@ -23,13 +23,13 @@ from dhhpc_kernels.cpu.vector_moves import copy_where, transpose
 F = np.float32
 
 
-@compile_kernel
+@compile_part
 def is_narrow(plan: Plan) -> bool:
     """Whether a vector holds the tiles of four rows or more, when it pays."""
     return plan.tile_columns * 4 <= LANES
 
 
-@compile_kernel
+@compile_part
 def transform_narrow(
     source: Planes,
     transformed: np.ndarray,
@@ -113,7 +113,7 @@ def transform_narrow(
                 transform_patch_2(patches, 0, transformed, target, row_pitch, LANES, element_pitch)
 
 
-@compile_kernel
+@compile_part
 def store_narrow(
     products: np.ndarray,
     pitch: int,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import Pair
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, LINE, ROWS, VECTORS
 from dhhpc_kernels.parallel import threads
@@ -153,8 +154,8 @@ def counts(depth: int) -> tuple[np.ndarray, np.ndarray]:
     return steps * ROWS, steps * COLUMNS
 
 
-def lane_shares(count: int, parts: int) -> tuple[list[int], list[int]]:
-    """`parts` ranges of whole vectors, but for the last, that make up 0 to count: their firsts and lasts."""
+@compile_part
+def lane_share(count: int, part: int, parts: int) -> tuple[int, int]:
+    """One of the ranges of whole vectors, but for the last, that make up 0 to count: its first and last."""
     vectors = -(-count // LANES)
-    ends = [min(vectors * i // parts * LANES, count) for i in range(parts + 1)]
-    return ends[:-1], ends[1:]
+    return min(vectors * part // parts * LANES, count), min(vectors * (part + 1) // parts * LANES, count)

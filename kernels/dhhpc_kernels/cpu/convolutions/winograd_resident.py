@@ -8,14 +8,13 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions import winograd_plan
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import (
     BLOCK_FLOATS,
     Plan,
     register_blocks,
-    target_parts,
     tiles_of_block,
 )
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
@@ -29,7 +28,8 @@ from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
 from dhhpc_kernels.cpu.line_products import add_products
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, multiply_tile
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.parallel import run_parallel, shares, threads
+from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.turns import new_turns, take_turn
 
 F = np.float32
@@ -40,7 +40,7 @@ _GRADIENT_BLOCK_FLOATS = 2 * 1024 * 1024
 _GROUP = 4  # register blocks whose rows stay in the first-level cache while the sources pass by
 
 
-@compile_kernel
+@compile_part
 def _convolve_units(
     source: Planes,
     kernels: np.ndarray,
@@ -51,7 +51,6 @@ def _convolve_units(
     plan: Plan,
     parts: int,
     turns: np.ndarray,
-    units: int,
 ) -> None:
     """Units of out, in turn with other threads: blocks of tile rows, in so many parts of target channels.
 
@@ -65,6 +64,7 @@ def _convolve_units(
     rows_space, rest = rest[: plan.rows], rest[plan.rows :]
     sources, products = rest[: plan.elements * plan.source_pitch], rest[plan.elements * plan.source_pitch :]
     pitch = products.size // plan.elements
+    units = -(-len(source.starts) * plan.tile_rows // plan.block_rows) * parts
     transformed = -1
     unit = take_turn(turns)
     while unit < units:
@@ -72,7 +72,9 @@ def _convolve_units(
         first_row = block_row * plan.block_rows
         rows = min(plan.block_rows, len(source.starts) * plan.tile_rows - first_row)
         if transformed != block_row:
-            transform_sources(source, sources, rows_space, plan, first_row, rows, 0, channels)
+            # Of a mere 0 Numba would make a constant, and compile a version of its own for it.
+            zero: int = np.int64(0)  # type: ignore[assignment]
+            transform_sources(source, sources, rows_space, plan, first_row, rows, zero, channels)
             transformed = block_row
         begin, end = part * part_blocks, min(blocks, (part + 1) * part_blocks)
         for element in range(plan.elements):
@@ -108,6 +110,31 @@ def _convolve_units(
 
 
 @compile_kernel
+def _convolve(
+    source: Planes,
+    kernels: Kernels,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    out: Planes,
+    workspace: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    target_parts: int,
+    turns: np.ndarray,
+    arrivals: np.ndarray,
+    part: int,
+    parts: int,
+) -> None:
+    """Transform a part of the weights, then take turns at the units of out."""
+    blocks = -(-plan.target_channels // ROWS)
+    transform_blocks(
+        kernels, weights, plan, blocks * part // parts * ROWS, blocks * (part + 1) // parts * ROWS
+    )
+    meet(arrivals, parts, 1)
+    _convolve_units(source, weights, bias, out, workspace, offsets, plan, target_parts, turns)
+
+
+@compile_part
 def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, first: int, last: int) -> None:
     """Zero the lanes past the last tile, which whole vectors read."""
     end = -(-tiles // LANES) * LANES
@@ -118,7 +145,7 @@ def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, fi
                 transformed[t] = F(0)
 
 
-@compile_kernel
+@compile_part
 def _transform_both(
     source: Planes,
     grad_out: Planes,
@@ -152,7 +179,7 @@ def _transform_both(
     _clear_tails(gradients, plan, gradient_pitch, tiles, first_target, last_target)
 
 
-@compile_kernel
+@compile_part
 def _add_block(
     sources: np.ndarray,
     gradients: np.ndarray,
@@ -191,6 +218,79 @@ def _add_block(
                     )
 
 
+@compile_kernel
+def _add_blocks(
+    source: Planes,
+    grad_out: Planes,
+    grad_weight: np.ndarray,
+    sources: np.ndarray,
+    gradients: np.ndarray,
+    sums: np.ndarray,
+    workspace: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    gradient_pitch: int,
+    arrivals: np.ndarray,
+    part: int,
+    parts: int,
+) -> None:
+    """For each block of tiles transform a part's channels, then add products to a part of the elements.
+
+    At last transform the sums of a part's target channels back.
+    """
+    channels, targets = plan.source_channels, plan.target_channels
+    all_rows, meetings = len(source.starts) * plan.tile_rows, 0
+    first_target, last_target = targets * part // parts, targets * (part + 1) // parts
+    for first_row in range(0, all_rows, plan.block_rows):
+        rows = min(plan.block_rows, all_rows - first_row)
+        _transform_both(
+            source,
+            grad_out,
+            sources,
+            gradients,
+            workspace,
+            plan,
+            gradient_pitch,
+            first_row,
+            rows,
+            channels * part // parts,
+            channels * (part + 1) // parts,
+            first_target,
+            last_target,
+        )
+        meetings += 1
+        meet(arrivals, parts, meetings)
+        _add_block(
+            sources,
+            gradients,
+            sums,
+            offsets,
+            plan,
+            gradient_pitch,
+            rows * plan.tile_columns,
+            first_row == 0,
+            plan.elements * part // parts,
+            plan.elements * (part + 1) // parts,
+        )
+        # The next block is transformed over what others still read.
+        meetings += 1
+        meet(arrivals, parts, meetings)
+    row_pitch = channels + VECTORS
+    pitch = -(-targets // ROWS) * ROWS * row_pitch
+    store_gradient(
+        sums[first_target * row_pitch :],
+        pitch,
+        row_pitch,
+        grad_weight,
+        False,
+        plan.tile,
+        first_target,
+        last_target,
+        0,
+        channels,
+    )
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(
     tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair, gradient: bool = False
@@ -222,26 +322,36 @@ def convolve(
     workspace: np.ndarray,
     padding: Pair,
 ) -> None:
-    """Transform the weights, then share the blocks of all images out to the threads."""
+    """Share the weights, then the blocks of all images out to the threads."""
     batch, channels = source.starts.shape
     out_size = (out.height, out.width)
     plan, offsets = _plan(tile, batch, (channels, out.starts.shape[1]), out_size, padding)
     weights, workspace = np.split(workspace, [plan.elements * plan.kernel_pitch])
-    run_parallel(
-        transform_blocks,
-        [
-            (kernels, weights, plan, first * ROWS, last * ROWS)
-            for first, last in shares(register_blocks(plan.target_channels), threads())
-        ],
-    )
-    parts = target_parts(plan, batch, plan.target_channels)
-    turns, units = new_turns(), -(-batch * plan.tile_rows // plan.block_rows) * parts
+    parts = winograd_plan.target_parts(plan, batch, plan.target_channels)
     size = _part_size(plan, parts)
     check_workspace(workspace, size)
     spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
+    turns, arrivals = new_turns(), new_meetings()
     run_parallel(
-        _convolve_units,
-        [(source, weights, bias, out, space, offsets, plan, parts, turns, units) for space in spaces[:units]],
+        _convolve,
+        [
+            (
+                source,
+                kernels,
+                weights,
+                bias,
+                out,
+                space,
+                offsets,
+                plan,
+                parts,
+                turns,
+                arrivals,
+                part,
+                len(spaces),
+            )
+            for part, space in enumerate(spaces)
+        ],
     )
 
 
@@ -249,21 +359,16 @@ def convolve_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, pa
     """Number of float32 that `convolve` needs, for the number of threads set now."""
     plan, _ = _plan(tile, batch, channels, out_size, padding)
     return plan.elements * plan.kernel_pitch + threads() * _part_size(
-        plan, target_parts(plan, batch, plan.target_channels)
+        plan, winograd_plan.target_parts(plan, batch, plan.target_channels)
     )
-
-
-def _sums_pitches(plan: Plan) -> Pair:
-    """Floats from one target channel's sums over all tiles to the next one's, and the same of elements."""
-    row = plan.source_channels + VECTORS
-    return row, register_blocks(plan.target_channels) * ROWS * row
 
 
 def _gradient_sizes(plan: Plan) -> list[int]:
     """Floats of the sums, with a vector to spare, and of a block's transformed sources and gradients."""
-    pitch = winograd_plan.target_pitch(plan, register_blocks(plan.target_channels))
+    blocks = register_blocks(plan.target_channels)
+    pitch = winograd_plan.target_pitch(plan, blocks)
     return [
-        winograd_plan.aligned(plan.elements * _sums_pitches(plan)[1] + LANES),
+        winograd_plan.aligned(plan.elements * blocks * ROWS * (plan.source_channels + VECTORS) + LANES),
         plan.elements * plan.source_pitch,
         plan.elements * pitch,
     ]
@@ -272,7 +377,7 @@ def _gradient_sizes(plan: Plan) -> list[int]:
 def convolve_gradient(
     tile: int, source: Planes, grad_out: Planes, grad_weight: np.ndarray, workspace: np.ndarray, padding: Pair
 ) -> None:
-    """grad_weight (K,C,9): for each block of tiles, share first the channels, then the elements out."""
+    """grad_weight (K,C,9): share the channels, then the elements out to the threads."""
     batch, channels = source.starts.shape
     targets = grad_out.starts.shape[1]
     out_size = (grad_out.height, grad_out.width)
@@ -282,43 +387,26 @@ def convolve_gradient(
     pitch = gradients.size // plan.elements
     check_workspace(rest, plan.rows)
     count = min(threads(), rest.size // plan.rows)
-    for first_row in range(0, batch * plan.tile_rows, plan.block_rows):
-        rows = min(plan.block_rows, batch * plan.tile_rows - first_row)
-        run_parallel(
-            _transform_both,
-            [
-                (
-                    source,
-                    grad_out,
-                    sources,
-                    gradients,
-                    rest[i * plan.rows : (i + 1) * plan.rows],
-                    plan,
-                    pitch,
-                    first_row,
-                    rows,
-                    channels * i // count,
-                    channels * (i + 1) // count,
-                    targets * i // count,
-                    targets * (i + 1) // count,
-                )
-                for i in range(count)
-            ],
-        )
-        tiles, clear = rows * plan.tile_columns, first_row == 0
-        run_parallel(
-            _add_block,
-            [
-                (sources, gradients, sums, offsets, plan, pitch, tiles, clear, first, last)
-                for first, last in shares(plan.elements, count)
-            ],
-        )
-    row_pitch, pitch = _sums_pitches(plan)
+    arrivals = new_meetings()
     run_parallel(
-        store_gradient,
+        _add_blocks,
         [
-            (sums[first * row_pitch :], pitch, row_pitch, grad_weight, False, tile, first, last, 0, channels)
-            for first, last in shares(targets, count)
+            (
+                source,
+                grad_out,
+                grad_weight,
+                sources,
+                gradients,
+                sums,
+                rest[part * plan.rows : (part + 1) * plan.rows],
+                offsets,
+                plan,
+                pitch,
+                arrivals,
+                part,
+                count,
+            )
+            for part in range(count)
         ],
     )
 

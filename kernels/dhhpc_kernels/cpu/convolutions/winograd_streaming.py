@@ -9,9 +9,9 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
-from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, counts, lane_shares, make_plan
+from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, counts, lane_share, make_plan
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
     Kernels,
     store_targets,
@@ -21,6 +21,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
 from dhhpc_kernels.cpu.vector_moves import copy_rows, transpose
 from dhhpc_kernels.cpu.workspace import check_workspace
+from dhhpc_kernels.meetings import meet, new_meetings
 from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.turns import new_turns, take_turn
 
@@ -28,14 +29,14 @@ from dhhpc_kernels.turns import new_turns, take_turn
 _MOST_TILES, _DEPTH = 128, 64
 
 
-@compile_kernel
+@compile_part
 def lanes_of(block: int, channels: int) -> tuple[int, int]:
     """The channels of one of the blocks that divide whole vectors of them evenly."""
     vectors, blocks = -(-channels // LANES), -(-channels // COLUMNS)
     return vectors * block // blocks * LANES, vectors * (block + 1) // blocks * LANES
 
 
-@compile_kernel
+@compile_part
 def _pack_tiles(
     source: Planes,
     tiles: np.ndarray,
@@ -69,7 +70,7 @@ def _pack_tiles(
                     )
 
 
-@compile_kernel
+@compile_part
 def _convolve_blocks(
     tiles: np.ndarray,
     kernels: Kernels,
@@ -82,7 +83,6 @@ def _convolve_blocks(
     first_row: int,
     rows: int,
     turns: np.ndarray,
-    blocks: int,
 ) -> None:
     """Blocks of COLUMNS target channels of some tile rows, from what `_pack_tiles` made.
 
@@ -95,7 +95,7 @@ def _convolve_blocks(
     size = plan.elements * plan.source_pitch
     transformed, rest = rest[:size], rest[size:]
     weights, products = rest[: plan.elements * plan.kernel_pitch], rest[plan.elements * plan.kernel_pitch :]
-    depth = plan.depth
+    depth, blocks = plan.depth, -(-plan.target_channels // COLUMNS)
     block = take_turn(turns)
     while block < blocks:
         first_lane, last_lane = lanes_of(block, plan.target_channels)
@@ -149,6 +149,48 @@ def _convolve_blocks(
         block = take_turn(turns)
 
 
+@compile_kernel
+def _convolve(
+    source: Planes,
+    tiles: np.ndarray,
+    kernels: Kernels,
+    bias: np.ndarray,
+    out: Planes,
+    workspace: np.ndarray,
+    steps: np.ndarray,
+    offsets: np.ndarray,
+    plan: Plan,
+    turns: np.ndarray,
+    arrivals: np.ndarray,
+    part: int,
+    parts: int,
+) -> None:
+    """For each block of tiles pack a part's source channels, then take turns at the target channels."""
+    all_rows, meetings = len(source.starts) * plan.tile_rows, 0
+    first, last = lane_share(plan.source_channels, part, parts)
+    for first_row in range(0, all_rows, plan.block_rows):
+        rows = min(plan.block_rows, all_rows - first_row)
+        _pack_tiles(source, tiles, workspace, plan, first_row, rows, first, last)
+        meetings += 1
+        meet(arrivals, parts, meetings)
+        _convolve_blocks(
+            tiles,
+            kernels,
+            bias,
+            out,
+            workspace,
+            steps,
+            offsets,
+            plan,
+            first_row,
+            rows,
+            turns[first_row // plan.block_rows :],
+        )
+        # The next block is packed over what others still read.
+        meetings += 1
+        meet(arrivals, parts, meetings)
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(
     tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair
@@ -177,7 +219,7 @@ def convolve(
     workspace: np.ndarray,
     padding: Pair,
 ) -> None:
-    """For each block of tiles: share the source channels out to be packed, then the target channels."""
+    """Share the channels out to the threads: the source's to be packed, the target's to be summed."""
     batch, channels = source.starts.shape
     targets = out.starts.shape[1]
     plan, steps, offsets = _plan(tile, batch, (channels, targets), (out.height, out.width), padding)
@@ -185,23 +227,28 @@ def convolve(
     tiles, workspace = np.split(workspace, [_tiles_size(plan)])
     check_workspace(workspace, size)
     spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
-    for first_row in range(0, batch * plan.tile_rows, plan.block_rows):
-        rows = min(plan.block_rows, batch * plan.tile_rows - first_row)
-        run_parallel(
-            _pack_tiles,
-            [
-                (source, tiles, space, plan, first_row, rows, first, last)
-                for space, first, last in zip(spaces, *lane_shares(channels, len(spaces)), strict=True)
-            ],
-        )
-        turns, blocks = new_turns(), -(-targets // COLUMNS)
-        run_parallel(
-            _convolve_blocks,
-            [
-                (tiles, kernels, bias, out, space, steps, offsets, plan, first_row, rows, turns, blocks)
-                for space in spaces[:blocks]
-            ],
-        )
+    turns, arrivals = new_turns(-(-batch * plan.tile_rows // plan.block_rows)), new_meetings()
+    run_parallel(
+        _convolve,
+        [
+            (
+                source,
+                tiles,
+                kernels,
+                bias,
+                out,
+                space,
+                steps,
+                offsets,
+                plan,
+                turns,
+                arrivals,
+                part,
+                len(spaces),
+            )
+            for part, space in enumerate(spaces)
+        ],
+    )
 
 
 def convolve_workspace(tile: int, batch: int, channels: Pair, out_size: Pair, padding: Pair) -> int:

@@ -7,7 +7,7 @@ another so that those with two taps of a row are neighbours, and those with two 
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_part
 from dhhpc_kernels.cpu.convolutions.winograd_matrices import strided_input, strided_kernel, strided_output
 from dhhpc_kernels.cpu.convolutions.winograd_transforms import (
     Floats,
@@ -28,7 +28,7 @@ PHASES = 4
 _ODD = ((0, 1), (0, 0), (1, 0), (1, 1))  # whether rows, columns of each phase are
 
 
-@compile_kernel
+@compile_part
 def phases_of(element: int) -> tuple[int, int]:
     """The first phase with products for an element of a tile, and the one behind the last."""
     row, column = divmod(element, SIDE)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_kernel, compile_part
 from dhhpc_kernels.cpu.convolutions.copying import copy_floats
 from dhhpc_kernels.cpu.convolutions.geometry import Planes, Shape
 from dhhpc_kernels.cpu.convolutions.winograd_patches import is_narrow, store_narrow, transform_narrow
@@ -61,7 +61,7 @@ def _kernel_places(shape: Shape, source_first: bool) -> tuple[np.ndarray, np.nda
     return np.pad(rows, (0, COLUMNS), "edge"), np.pad(channels.ravel(), (0, LANES + AHEAD), "edge")
 
 
-@compile_kernel
+@compile_part
 def transform_kernels(
     kernels: Kernels,
     transformed: np.ndarray,
@@ -123,7 +123,7 @@ def _split(tile: int, source: np.ndarray, start: int, target: np.ndarray, place:
         split_2(source, start, target, place, phase, 0, 0)
 
 
-@compile_kernel
+@compile_part
 def split_rows(
     source: Planes,
     start: int,
@@ -168,7 +168,7 @@ def split_rows(
         place += tile * phase
 
 
-@compile_kernel
+@compile_part
 def transform_sources(
     source: Planes,
     transformed: np.ndarray,
@@ -232,7 +232,7 @@ def transform_sources(
             done += count
 
 
-@compile_kernel
+@compile_part
 def transform_gradients(
     grad_out: Planes,
     transformed: np.ndarray,
@@ -268,7 +268,7 @@ def transform_gradients(
             place += plan.tile_columns
 
 
-@compile_kernel
+@compile_part
 def store_targets(
     products: np.ndarray,
     pitch: int,
@@ -308,7 +308,7 @@ def store_targets(
                 copy_floats(lines, i * plan.line, out.values, target + i * width, width)
 
 
-@compile_kernel
+@compile_part
 def store_gradient(
     sums: np.ndarray,
     pitch: int,
