@@ -44,6 +44,12 @@ def compile_part(function: Function) -> Function:
     return part
 
 
+def compile_phase(function: Function) -> Function:
+    """As `compile_part` for what one kernel alone calls: compiled as if it were written there, not before."""
+    phase: Any = _njit(**_OPTIONS, fastmath=_FAST_MATH, no_cpython_wrapper=True, inline="always")(function)
+    return phase
+
+
 def _compile(function: Function, fast_math: set[str]) -> Function:
     compiled: Any = _njit(**_OPTIONS, fastmath=fast_math)(function)
     cache = KernelCache(function)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numba
+from numba import types
 from numba._dispatcher import compute_fingerprint
 from numba.core import dispatcher
 
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
 
 
 _Kernel: Any = dispatcher.Dispatcher
+_Tuple: Any = types.BaseTuple
 _entries: dict[tuple[Callable[..., None], bytes], Entry] = {}
 
 
@@ -46,15 +48,23 @@ def find_entry(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> E
 
 
 def _compile(kernel: Any, call: tuple[Any, ...]) -> Entry:
-    kernel_code = _compiled(kernel, *call)
-    post_code = _compiled(post, new_desk(), 0, call)
-    address = kernel_code.library.get_pointer_to_function(kernel_code.fndesc.llvm_func_name)
-    if not address or kernel_code.signature.return_type != numba.types.none:
+    kinds = tuple(numba.typeof(argument) for argument in call)
+    code = _compiled(kernel, kinds)
+    address = code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
+    if not address or code.signature.return_type != types.none:
         raise TypeError(f"{kernel.__name__} cannot run on other threads")
-    return Entry(kernel_code.entry_point, post_code.entry_point, address)
+    post_code = _compiled(post, (numba.typeof(new_desk()), types.int64, _plain(types.Tuple(kinds))))
+    return Entry(code.entry_point, post_code.entry_point, address)
 
 
-def _compiled(kernel: Any, *arguments: Any) -> Any:
-    kinds = tuple(numba.typeof(argument) for argument in arguments)
+def _compiled(kernel: Any, kinds: tuple[Any, ...]) -> Any:
     kernel.compile(kinds)
     return kernel.overloads[kinds]
+
+
+def _plain(kind: Any) -> Any:
+    """The type with tuples in place of named ones.
+
+    As much is written for both, and to load what was kept for those nobody needs to have the others' classes.
+    """
+    return types.Tuple([_plain(item) for item in kind]) if isinstance(kind, _Tuple) else kind

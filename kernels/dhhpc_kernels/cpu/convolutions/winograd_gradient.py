@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel, compile_part
+from dhhpc_kernels.compilation import compile_kernel, compile_phase
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import (
     Plan,
@@ -36,7 +36,7 @@ _MOST_TILES = 256  # of a block
 _GROUP, _PIECE = 8, 2
 
 
-@compile_part
+@compile_phase
 def _pack_both(
     source: Planes,
     grad_out: Planes,
@@ -82,7 +82,7 @@ def _pack_both(
                 )
 
 
-@compile_part
+@compile_phase
 def _sum_products(
     sources: np.ndarray,
     gradients: np.ndarray,

@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel, compile_part
+from dhhpc_kernels.compilation import compile_kernel, compile_phase
 from dhhpc_kernels.cpu.convolutions import winograd_plan
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import (
@@ -40,7 +40,7 @@ _GRADIENT_BLOCK_FLOATS = 2 * 1024 * 1024
 _GROUP = 4  # register blocks whose rows stay in the first-level cache while the sources pass by
 
 
-@compile_part
+@compile_phase
 def _convolve_units(
     source: Planes,
     kernels: np.ndarray,
@@ -134,7 +134,7 @@ def _convolve(
     _convolve_units(source, weights, bias, out, workspace, offsets, plan, target_parts, turns)
 
 
-@compile_part
+@compile_phase
 def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, first: int, last: int) -> None:
     """Zero the lanes past the last tile, which whole vectors read."""
     end = -(-tiles // LANES) * LANES
@@ -145,7 +145,7 @@ def _clear_tails(transformed: np.ndarray, plan: Plan, pitch: int, tiles: int, fi
                 transformed[t] = F(0)
 
 
-@compile_part
+@compile_phase
 def _transform_both(
     source: Planes,
     grad_out: Planes,
@@ -179,7 +179,7 @@ def _transform_both(
     _clear_tails(gradients, plan, gradient_pitch, tiles, first_target, last_target)
 
 
-@compile_part
+@compile_phase
 def _add_block(
     sources: np.ndarray,
     gradients: np.ndarray,

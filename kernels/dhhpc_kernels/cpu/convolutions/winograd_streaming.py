@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from dhhpc_kernels.compilation import compile_kernel, compile_part
+from dhhpc_kernels.compilation import compile_kernel, compile_part, compile_phase
 from dhhpc_kernels.cpu.convolutions.geometry import Pair, Planes
 from dhhpc_kernels.cpu.convolutions.winograd_plan import Plan, counts, lane_share, make_plan
 from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
@@ -36,7 +36,7 @@ def lanes_of(block: int, channels: int) -> tuple[int, int]:
     return vectors * block // blocks * LANES, vectors * (block + 1) // blocks * LANES
 
 
-@compile_part
+@compile_phase
 def _pack_tiles(
     source: Planes,
     tiles: np.ndarray,
@@ -70,7 +70,7 @@ def _pack_tiles(
                     )
 
 
-@compile_part
+@compile_phase
 def _convolve_blocks(
     tiles: np.ndarray,
     kernels: Kernels,
