@@ -109,6 +109,7 @@ class Pool:
     """
 
     def __init__(self, size: int, looks: int) -> None:
+        self.taken = threading.RLock()
         self.workers = [_Worker(number, looks) for number in range(size)]
         for worker in self.workers:
             worker.start()
@@ -116,8 +117,14 @@ class Pool:
     def run(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> None:
         """task(*call) for every call, the first ones on the caller's thread, one on each of the others.
 
-        Raises what a call raised, once all have ended.
+        Several callers wait for each other. Raises what a call raised, once all have ended.
         """
+        with self.taken:
+            error = self._run(task, calls)
+        if error is not None:
+            raise error
+
+    def _run(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> BaseException | None:
         entry = find_entry(task, calls)
         run = task if entry is None else entry.run
         count = min(len(calls) - 1, len(self.workers))
@@ -133,8 +140,7 @@ class Pool:
             error = raised
         for worker in busy:
             error = worker.finish() or error
-        if error is not None:
-            raise error
+        return error
 
     def stop(self) -> None:
         """End the threads."""

@@ -134,6 +134,27 @@ def test_an_interrupted_caller_leaves_the_pool_usable(pool):
     assert out.tolist() == [1, 1, 1]
 
 
+def test_several_callers_take_turns(pool):
+    """A kernel of one must not get the arguments of the other's."""
+    outs = np.zeros((2, 3))
+
+    def call_often(caller):
+        for turn in range(300):
+            numbers = Numbers(np.full(3, float(turn)), (1, 0.0), False)
+            columns, out = np.full((3, 3), caller, np.float32).T, outs[caller]
+            pool.run(write_numbers, [(numbers, columns, 0, np.float32(0), out, i) for i in range(3)])
+            assert out.tolist() == [turn + caller] * 3
+        ended.append(caller)
+
+    ended = []
+    callers = [threading.Thread(target=call_often, args=(caller,)) for caller in (0, 1)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert sorted(ended) == [0, 1]
+
+
 def test_threads_meet_inside_a_kernel(pool):
     numbers, arrivals = np.ones(1, np.int64), new_meetings()
     pool.run(pass_on, [(numbers, arrivals, i, 3) for i in range(3)])
