@@ -114,7 +114,8 @@ _run_job: Callable[..., bool] = intrinsic(_run)
 def post(desk: np.ndarray, kernel: int, call: tuple[Any, ...]) -> None:
     """Hand the kernel at an address and the arguments of a call to who serves this desk.
 
-    The caller keeps the arguments until the job has ended. kernel: must take such arguments.
+    The caller keeps the arguments until the job has ended. kernel: must take such arguments, for which named
+    tuples are as good as others.
     """
     _write_job(desk, kernel, call)
     add_one(desk[RUNG:])

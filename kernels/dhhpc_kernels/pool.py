@@ -25,6 +25,7 @@ from dhhpc_kernels.jobs import (
     ring,
     serve,
 )
+from dhhpc_kernels.meetings import abandon
 from dhhpc_kernels.spinning import spin
 
 Task = Callable[..., None]
@@ -38,7 +39,6 @@ class _Worker(threading.Thread):
         self.looks = looks
         self.desk = new_desk()
         self.ended = self.desk[ENDED:]
-        self.jobs = 0  # ever begun
         self.asleep = False
         self.wake, self.told = threading.Semaphore(0), threading.Semaphore(0)
         self.work: tuple[Task, tuple[Any, ...]] | None = None
@@ -72,22 +72,26 @@ class _Worker(threading.Thread):
 
     def begin(self, entry: Entry | None, task: Task | None, call: tuple[Any, ...]) -> None:
         """Let the thread run the kernel of an entry or else a Python function; None: let it end."""
-        if self.jobs != self.ended[0]:  # the caller was interrupted before it had finished the last one
+        if self.desk[RUNG] != self.ended[0]:  # a signal came before the caller had finished the last one
             self.finish()
-        self.jobs += 1
         self.work = (task, call) if task is not None else None  # keeps the arguments alive
         if entry is None:
             ring(self.desk)
         else:
             entry.post(self.desk, entry.address, call)
+        self._wake()
+
+    def _wake(self) -> None:
         if self.asleep:
             self.asleep = False
             self.wake.release()
 
     def finish(self) -> BaseException | None:
-        """Wait until the job has ended; what it raised."""
-        while not spin(self.ended, self.jobs - 1, self.looks):
-            if not await_end(self.desk, self.jobs):
+        """Wait until what was begun has ended; what it raised."""
+        self._wake()  # where a signal came just before
+        begun = int(self.desk[RUNG])
+        while not spin(self.ended, begun - 1, self.looks):
+            if not await_end(self.desk, begun):
                 self.told.acquire()
             self.desk[AWAITED] = 0
         error, self.error = self.error, None
@@ -130,14 +134,15 @@ class Pool:
         count = min(len(calls) - 1, len(self.workers))
         own, others = calls[: len(calls) - count], calls[len(calls) - count :]
         busy = self.workers[:count]
-        for worker, call in zip(busy, others, strict=True):
-            worker.begin(entry, task, call)
         error: BaseException | None = None
         try:
+            for worker, call in zip(busy, others, strict=True):
+                worker.begin(entry, task, call)
             for call in own:
                 run(*call)
-        except BaseException as raised:
+        except BaseException as raised:  # a signal's, too
             error = raised
+            abandon(calls)
         for worker in busy:
             error = worker.finish() or error
         return error

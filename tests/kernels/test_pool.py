@@ -6,10 +6,11 @@ import threading
 import time
 from typing import NamedTuple
 
+import dhhpc_kernels.pool
 import numpy as np
 import pytest
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.meetings import meet, new_arrivals
 from dhhpc_kernels.pool import Pool
 
 
@@ -134,6 +135,31 @@ def test_an_interrupted_caller_leaves_the_pool_usable(pool):
     assert out.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("begun", [0, 1, 2])
+def test_an_interrupted_caller_lets_nobody_wait_for_it(pool, monkeypatch, begun):
+    """A signal comes when so many of two threads have begun and wait for the caller inside a kernel."""
+    find_entry = dhhpc_kernels.pool.find_entry
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    if begun < 2:
+        pool.workers[begun].begin = interrupt
+    else:
+        monkeypatch.setattr(
+            dhhpc_kernels.pool, "find_entry", lambda *of: find_entry(*of)._replace(run=interrupt)
+        )
+    numbers, arrivals = np.ones(1, np.int64), new_arrivals()
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(pass_on, [(numbers, arrivals, i, 3) for i in range(3)])
+    monkeypatch.undo()
+    for worker in pool.workers:
+        worker.__dict__.pop("begin", None)
+    numbers, arrivals = np.ones(1, np.int64), new_arrivals()
+    pool.run(pass_on, [(numbers, arrivals, i, 3) for i in range(3)])
+    assert arrivals.counter[0] == 900
+
+
 def test_several_callers_take_turns(pool):
     """A kernel of one must not get the arguments of the other's."""
     outs = np.zeros((2, 3))
@@ -156,7 +182,7 @@ def test_several_callers_take_turns(pool):
 
 
 def test_threads_meet_inside_a_kernel(pool):
-    numbers, arrivals = np.ones(1, np.int64), new_meetings()
+    numbers, arrivals = np.ones(1, np.int64), new_arrivals()
     pool.run(pass_on, [(numbers, arrivals, i, 3) for i in range(3)])
     expected = 1
     for _ in range(100):

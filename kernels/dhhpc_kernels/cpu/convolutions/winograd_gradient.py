@@ -28,7 +28,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_transforms import interleave
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
 from dhhpc_kernels.cpu.vector_moves import transpose
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.meetings import Arrivals, meet, new_arrivals
 from dhhpc_kernels.parallel import run_parallel, threads
 
 _MOST_TILES = 256  # of a block
@@ -157,7 +157,7 @@ def _add_blocks(
     steps: np.ndarray,
     offsets: np.ndarray,
     plan: Plan,
-    arrivals: np.ndarray,
+    arrivals: Arrivals,
     part: int,
     parts: int,
 ) -> None:
@@ -238,7 +238,7 @@ def convolve_gradient(
     size = _thread_size(plan)
     check_workspace(rest, size)
     spaces = [rest[i * size : (i + 1) * size] for i in range(min(threads(), rest.size // size))]
-    arrivals = new_meetings()
+    arrivals = new_arrivals()
     run_parallel(
         _add_blocks,
         [

@@ -28,7 +28,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
 from dhhpc_kernels.cpu.line_products import add_products
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, VECTORS, multiply_tile
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.meetings import Arrivals, meet, new_arrivals
 from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.turns import new_turns, take_turn
 
@@ -121,7 +121,7 @@ def _convolve(
     plan: Plan,
     target_parts: int,
     turns: np.ndarray,
-    arrivals: np.ndarray,
+    arrivals: Arrivals,
     part: int,
     parts: int,
 ) -> None:
@@ -230,7 +230,7 @@ def _add_blocks(
     offsets: np.ndarray,
     plan: Plan,
     gradient_pitch: int,
-    arrivals: np.ndarray,
+    arrivals: Arrivals,
     part: int,
     parts: int,
 ) -> None:
@@ -331,7 +331,7 @@ def convolve(
     size = _part_size(plan, parts)
     check_workspace(workspace, size)
     spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
-    turns, arrivals = new_turns(), new_meetings()
+    turns, arrivals = new_turns(), new_arrivals()
     run_parallel(
         _convolve,
         [
@@ -387,7 +387,7 @@ def convolve_gradient(
     pitch = gradients.size // plan.elements
     check_workspace(rest, plan.rows)
     count = min(threads(), rest.size // plan.rows)
-    arrivals = new_meetings()
+    arrivals = new_arrivals()
     run_parallel(
         _add_blocks,
         [

@@ -21,7 +21,7 @@ from dhhpc_kernels.cpu.convolutions.winograd_tiles import (
 from dhhpc_kernels.cpu.microkernel import COLUMNS, LANES, ROWS, multiply_columns
 from dhhpc_kernels.cpu.vector_moves import copy_rows, transpose
 from dhhpc_kernels.cpu.workspace import check_workspace
-from dhhpc_kernels.meetings import meet, new_meetings
+from dhhpc_kernels.meetings import Arrivals, meet, new_arrivals
 from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.turns import new_turns, take_turn
 
@@ -161,7 +161,7 @@ def _convolve(
     offsets: np.ndarray,
     plan: Plan,
     turns: np.ndarray,
-    arrivals: np.ndarray,
+    arrivals: Arrivals,
     part: int,
     parts: int,
 ) -> None:
@@ -227,7 +227,7 @@ def convolve(
     tiles, workspace = np.split(workspace, [_tiles_size(plan)])
     check_workspace(workspace, size)
     spaces = [workspace[i * size : (i + 1) * size] for i in range(min(threads(), workspace.size // size))]
-    turns, arrivals = new_turns(-(-batch * plan.tile_rows // plan.block_rows)), new_meetings()
+    turns, arrivals = new_turns(-(-batch * plan.tile_rows // plan.block_rows)), new_arrivals()
     run_parallel(
         _convolve,
         [
