@@ -226,17 +226,18 @@ def test_build_knows_every_kernel():
     """In a process of its own, where no other test has called any."""
     code = """
 import importlib, pkgutil, dhhpc_kernels
-for module in pkgutil.walk_packages(dhhpc_kernels.__path__, "dhhpc_kernels."):
+modules = [
     importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(dhhpc_kernels.__path__, "dhhpc_kernels.")
+]
 from dhhpc.eddl import warm_up
 from dhhpc_kernels import compilation
 warm_up.warm_up()
 called = [kernel for kernel in compilation.kernels if kernel.signatures]
-# Others are compiled into those that call them.
+# Others are compiled into those that call them, kernels or parts.
+compiled = [value for module in modules for value in vars(module).values() if hasattr(value, "py_func")]
 inner = [
-    kernel.py_func.__globals__.get(name)
-    for kernel in compilation.kernels
-    for name in kernel.py_func.__code__.co_names
+    value.py_func.__globals__.get(name) for value in compiled for name in value.py_func.__code__.co_names
 ]
 assert len(called) > 50, called
 print([kernel.__name__ for kernel in compilation.kernels if not any(kernel is one for one in called + inner)])
