@@ -73,6 +73,9 @@ class Normalized(FusedLayer):
     def saved(self, batch: int, shapes: Sequence[Shape]) -> list[tuple[Shape, Any]]:
         return self.normalization.saved(batch, shapes)
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return self.normalization.repeats(buffers)
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         self.normalization.forward_into(kernels, buffers, training, slope=self.slope)
 
@@ -113,6 +116,9 @@ class NormalizedSum(FusedLayer):
 
     def saved(self, batch: int, shapes: Sequence[Shape]) -> list[tuple[Shape, Any]]:
         return self.normalization.saved(batch, shapes[1:])
+
+    def repeats(self, buffers: Buffers) -> bool:
+        return self.normalization.repeats(buffers)
 
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         self.normalization.forward_into(kernels, buffers, training, buffers.inputs[0], self.slope)

@@ -176,6 +176,11 @@ class Layer:
         """Whether `backward_updating` may take the place of `backward`."""
         return False
 
+    def repeats(self, buffers: Buffers) -> bool:
+        """Whether all that `forward` and `backward` do is to call kernels, each time the same ones with the
+        same arrays and numbers, so that a plan need not call the layer again to have them run."""
+        return False
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         raise NotImplementedError
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dhhpc.eddl.graph import Array, Shape
 
 # A cache line, and the widest vector.
 ALIGNMENT = 64
@@ -22,6 +27,20 @@ class Block:
     first: float
     last: float
     offset: int = 0
+
+
+@dataclass
+class Slot:
+    """A typed view of a block."""
+
+    block: Block
+    shape: Shape
+    dtype: Any = np.float32
+
+    def view(self, arena: Array) -> Array:
+        count = int(np.prod(self.shape))
+        size = count * np.dtype(self.dtype).itemsize
+        return arena[self.block.offset : self.block.offset + size].view(self.dtype).reshape(self.shape)
 
 
 def place(blocks: list[Block]) -> int:

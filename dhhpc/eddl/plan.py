@@ -5,8 +5,9 @@ The steps are the layers that `fusion` makes of the model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,22 +15,9 @@ import numpy as np
 
 from dhhpc.eddl.fusion import fuse
 from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape, SumOverRanks
-from dhhpc.eddl.memory import Block, place
+from dhhpc.eddl.memory import Block, Slot, place
+from dhhpc.eddl.passes import Passes, Step
 from dhhpc.eddl.recomputation import Recomputation
-
-
-@dataclass
-class Slot:
-    """A typed view of a block."""
-
-    block: Block
-    shape: Shape
-    dtype: Any = np.float32
-
-    def view(self, arena: Array) -> Array:
-        count = int(np.prod(self.shape))
-        size = count * np.dtype(self.dtype).itemsize
-        return arena[self.block.offset : self.block.offset + size].view(self.dtype).reshape(self.shape)
 
 
 @dataclass
@@ -95,6 +83,9 @@ class Plan:
         self.bound: list[Buffers] = []
         self.backward_bound: list[Buffers] = []
         self.arena: Array | None = None
+        self.passes = Passes(kernels)
+        self.update: Callable[[Array, Array], None] | None = None
+        self.completed: Callable[[Sequence[Array]], None] | None = None
         parents = [[steps[position[id(parent)]] for parent in layer.parents] for layer in self.layers]
         # The layers whose gradient lies in a block.
         self.owners: dict[Block, set[int]] = {}
@@ -296,6 +287,7 @@ class Plan:
         if self.arena is arena:
             return
         self.arena, self.bound = arena, []
+        self.passes.clear()
         for index, step in enumerate(self.steps):
             inputs = [self.bound[source].output for source in step.parents]
             buffers = Buffers(inputs, step.value.view(arena))
@@ -336,11 +328,24 @@ class Plan:
         """
         for index, array in zip(self.inputs, inputs, strict=True):
             np.copyto(self.bound[index].output, array, casting="same_kind")
-        for index, (step, buffers) in enumerate(zip(self.steps, self.bound, strict=True)):
-            step.layer.forward(self.kernels, buffers, self.training)
-            if watch is not None and watch(index):
-                break
+        if watch is None:
+            self.passes.run(("forward", self.alone), self.forward_steps)
+        else:
+            for index, step in enumerate(self.forward_steps()):
+                step.run()
+                if watch(index):
+                    break
         return [self.bound[output].output for output in self.outputs]
+
+    def forward_steps(self) -> Iterator[Step]:
+        for step, buffers in zip(self.steps, self.bound, strict=True):
+            layer = step.layer
+            yield Step(partial(layer.forward, self.kernels, buffers, self.training), layer.repeats(buffers))
+
+    @property
+    def alone(self) -> bool:
+        """Whether layers take no statistics of other ranks' batches."""
+        return self.bound[0].sum_over_ranks.add is None
 
     def loss_gradient(self, number: int) -> Array:
         """Where the loss of output `number` writes its gradient."""
@@ -363,22 +368,38 @@ class Plan:
             `Layer.backward_updating`.
         completed: called with the gradients of each layer's parameters once they are there.
         """
+        self.update, self.completed = update, completed
+        given = update is not None, completed is not None
+        self.passes.run(("backward", self.alone, *given), lambda: self.backward_steps(*given))
+
+    def backward_steps(self, updating: bool, telling: bool) -> Iterator[Step]:
+        """updating, telling: whether there is an `update` or a `completed`."""
         for index in reversed(range(len(self.steps))):
             step, buffers = self.steps[index], self.backward_bound[index]
             if self.recomputation is not None:
-                self.recomputation.run(index, self.backward_bound)
+                yield from self.recomputation.forward_steps(index, self.backward_bound)
             if not step.trains:
                 continue
-            workspace = self.backward_workspaces[index]
-            if workspace is not None:
-                forward_workspace, buffers.workspace = buffers.workspace, workspace
-            if update is not None and step.layer.updates_early:
-                step.layer.backward_updating(self.kernels, buffers, update)
-            else:
-                step.layer.backward(self.kernels, buffers)
-            if completed is not None:
-                completed(buffers.gradients)
-            if workspace is not None:
-                buffers.workspace = forward_workspace
+            early = updating and step.layer.updates_early
+            yield Step(partial(self.run_backward, index, early), not early and step.layer.repeats(buffers))
+            if telling and buffers.gradients:
+                yield Step(partial(self.tell, buffers), False)
             for addend, total in self.sums[index]:
-                self.kernels.accumulate(addend, total)
+                yield Step(partial(self.kernels.accumulate, addend, total), True)
+
+    def run_backward(self, index: int, early: bool) -> None:
+        """A layer's backward pass, with early updates or without."""
+        layer, buffers = self.steps[index].layer, self.backward_bound[index]
+        workspace = buffers.workspace
+        if (own := self.backward_workspaces[index]) is not None:
+            buffers.workspace = own
+        if early:
+            assert self.update is not None
+            layer.backward_updating(self.kernels, buffers, self.update)
+        else:
+            layer.backward(self.kernels, buffers)
+        buffers.workspace = workspace
+
+    def tell(self, buffers: Buffers) -> None:
+        assert self.completed is not None
+        self.completed(buffers.gradients)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dhhpc.eddl.graph import Array, Buffers
-from dhhpc.eddl.memory import Block, aligned
+from dhhpc.eddl.memory import Block, Slot, aligned
+from dhhpc.eddl.passes import Step
 
 if TYPE_CHECKING:
-    from dhhpc.eddl.plan import Plan, Slot
+    from dhhpc.eddl.plan import Plan
 
 # Budgets that are tried: the values of all layers, divided by 2 to MOST_SEGMENTS.
 MOST_SEGMENTS = 24
@@ -143,10 +145,12 @@ class Recomputation:
             found.append(again)
         return found
 
-    def run(self, index: int, bound: list[Buffers]) -> None:
-        """Run the segment that ends with layer `index` forward again, if one does."""
+    def forward_steps(self, index: int, bound: list[Buffers]) -> Iterator[Step]:
+        """To run the segment that ends with layer `index` forward again, if one does."""
         for number in self.runs.get(index, ()):
-            self.plan.steps[number].layer.forward(self.plan.kernels, bound[number], True)
+            layer = self.plan.steps[number].layer
+            run = partial(layer.forward, self.plan.kernels, bound[number], True)
+            yield Step(run, layer.repeats(bound[number]))
 
 
 def kept_blocks(plan: Plan, bounds: list[tuple[int, int]]) -> set[Block]:

@@ -125,7 +125,7 @@ def warm_up() -> None:
             run(Model([x], [layers.Dense(x, 2)]), "mean_squared_error", optimizer())
         peak_gflops(rounds=1, seconds=0)
     desk = jobs.new_desk()
-    jobs.ring(desk)
+    jobs.call_back(desk)
     jobs.serve(desk, 1)
     jobs.await_end(desk, 1)
     jobs.end(desk)

@@ -12,13 +12,13 @@ from numba import types
 from numba._dispatcher import compute_fingerprint
 from numba.core import dispatcher
 
-from dhhpc_kernels.jobs import new_desk, post
+from dhhpc_kernels.jobs import aligned_zeros, write_job
 
 
 class Entry(NamedTuple):
     run: Callable[..., None]  # as a Python function
-    post: Callable[..., None]  # `post` for such calls
-    address: int  # of the compiled code, for `post`
+    write: Callable[..., int]  # `write_job` for such calls
+    address: int  # of the compiled code, for `write_job`
 
 
 _Kernel: Any = dispatcher.Dispatcher
@@ -26,12 +26,17 @@ _Tuple: Any = types.BaseTuple
 _entries: dict[tuple[Callable[..., None], bytes], Entry] = {}
 
 
+def is_kernel(task: Callable[..., None]) -> bool:
+    """Whether it is compiled, so that it runs without the interpreter."""
+    return isinstance(task, _Kernel)
+
+
 def find_entry(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> Entry | None:
     """The entry of a kernel for calls of the same types, compiled if need be; None for a Python function.
 
     Raises TypeError if the types differ.
     """
-    if not isinstance(task, _Kernel):
+    if not is_kernel(task):
         return None
     first = calls[0]
     for call in calls[1:]:
@@ -53,8 +58,9 @@ def _compile(kernel: Any, call: tuple[Any, ...]) -> Entry:
     address = code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
     if not address or code.signature.return_type != types.none:
         raise TypeError(f"{kernel.__name__} cannot run on other threads")
-    post_code = _compiled(post, (numba.typeof(new_desk()), types.int64, _plain(types.Tuple(kinds))))
-    return Entry(code.entry_point, post_code.entry_point, address)
+    place = numba.typeof(aligned_zeros(0))
+    write = _compiled(write_job, (place, types.int64, _plain(types.Tuple(kinds))))
+    return Entry(code.entry_point, write.entry_point, address)
 
 
 def _compiled(kernel: Any, kinds: tuple[Any, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Kernels and their arguments, handed from thread to thread without the interpreter.
+"""Kernels and their arguments as numbers in an array, which compiled code runs without the interpreter.
 
 Whoever runs a Python function needs the interpreter's lock; a thread that finds it taken falls asleep, for
 longer than many a kernel takes. So the caller writes a kernel's address and its arguments to a desk, an array
@@ -19,23 +19,29 @@ from dhhpc_kernels.spinning import add_one, look_at, spin
 
 # Numbers (int64) on a desk, by the cache line, for whoever writes one disturbs who looks at another in it.
 RUNG, HEARD, ENDED, AWAITED, FAILED, JOB = 0, 8, 16, 24, 25, 32
-_KERNEL, _ARGUMENTS, _SIZE = JOB + 1, JOB + 2, 512
-_LINE = 64  # bytes
+JOB_SIZE = 480  # numbers; of a job: the function that runs it, its kernel, then the arguments
+_KERNEL, _ARGUMENTS = 1, 2
+LINE = 8  # numbers
 
 # What `serve` returns for.
 NOTHING_CAME, NO_KERNEL, IS_AWAITED = 0, 1, 2
 
-_DESK = types.Array(types.int64, 1, "C")
+_NUMBERS = types.Array(types.int64, 1, "C")
 _BYTES = ir.IntType(8).as_pointer()
 _NUMBER = ir.IntType(64)
 _STATUS = ir.IntType(32)
 
 
 def new_desk() -> np.ndarray:
+    """Where one thread leaves another jobs."""
+    return aligned_zeros(JOB + JOB_SIZE)
+
+
+def aligned_zeros(size: int) -> np.ndarray:
     """Zeros (int64), the first at the beginning of a cache line."""
-    numbers = np.zeros(_SIZE + _LINE // 8, np.int64)
-    start = -numbers.ctypes.data % _LINE // 8
-    return numbers[start : start + _SIZE]
+    numbers = np.zeros(size + LINE, np.int64)
+    start = -(numbers.ctypes.data // 8) % LINE
+    return numbers[start : start + size]
 
 
 def _place(context: Any, builder: ir.IRBuilder, kind: Any, desk: Any, index: int) -> Any:
@@ -62,7 +68,7 @@ def _borrowed(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any
 
 
 def _run_function(context: Any, module: ir.Module, kind: Any, stored: Any) -> Any:
-    """A function of the kernel's place on a desk that runs it; it returns 0 unless that failed."""
+    """A function of where a job's kernel is written, which runs it; it returns 0 unless that failed."""
     function = ir.Function(module, ir.FunctionType(_STATUS, [_BYTES]), module.get_unique_name("run_job"))
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
@@ -76,61 +82,63 @@ def _run_function(context: Any, module: ir.Module, kind: Any, stored: Any) -> An
     return function
 
 
-def _write(typing_context: Any, desk: Any, kernel: Any, call: Any) -> tuple[Any, Any]:
-    """Write a kernel's address and its arguments."""
+def _write(typing_context: Any, place: Any, kernel: Any, call: Any) -> tuple[Any, Any]:
+    """Write a job; how many numbers it takes."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         value = _borrowed(context, builder, call, arguments[2])
-        if context.get_abi_sizeof(value.type) > 8 * (_SIZE - _ARGUMENTS):
+        size = _ARGUMENTS + -(-context.get_abi_sizeof(value.type) // 8)
+        if size > JOB_SIZE:
             raise TypeError(f"too many arguments for another thread: {call}")
         function = _run_function(context, builder.module, call, value.type)
         address = builder.ptrtoint(function, _NUMBER)
-        builder.store(address, _place(context, builder, desk, arguments[0], JOB))
-        builder.store(arguments[1], _place(context, builder, desk, arguments[0], _KERNEL))
-        place = _place(context, builder, desk, arguments[0], _ARGUMENTS)
-        builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=8)
-        return context.get_dummy_value()
+        builder.store(address, _place(context, builder, place, arguments[0], 0))
+        builder.store(arguments[1], _place(context, builder, place, arguments[0], _KERNEL))
+        where = _place(context, builder, place, arguments[0], _ARGUMENTS)
+        builder.store(value, builder.bitcast(where, value.type.as_pointer()), align=8)
+        return ir.Constant(_NUMBER, size)
 
-    return types.void(_DESK, types.int64, call), generate
+    return types.int64(_NUMBERS, types.int64, call), generate
 
 
-def _run(typing_context: Any, desk: Any) -> tuple[Any, Any]:
-    """Run what is on the desk; whether it failed."""
+def _run(typing_context: Any, address: Any) -> tuple[Any, Any]:
+    """Run the job that is written at an address; whether it failed."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        job = builder.load(_place(context, builder, desk, arguments[0], JOB))
+        numbers = builder.inttoptr(arguments[0], _NUMBER.as_pointer())
+        job = builder.load(numbers)
         function = builder.inttoptr(job, ir.FunctionType(_STATUS, [_BYTES]).as_pointer())
-        place = builder.bitcast(_place(context, builder, desk, arguments[0], _KERNEL), _BYTES)
+        place = builder.bitcast(builder.gep(numbers, [ir.Constant(_NUMBER, _KERNEL)]), _BYTES)
         return builder.icmp_signed("!=", builder.call(function, [place]), ir.Constant(_STATUS, 0))
 
-    return types.boolean(_DESK), generate
+    return types.boolean(types.int64), generate
 
 
-_write_job: Callable[..., None] = intrinsic(_write)
-_run_job: Callable[..., bool] = intrinsic(_run)
+_write_job: Callable[..., int] = intrinsic(_write)
+run_job: Callable[..., bool] = intrinsic(_run)
 
 
 @compile_kernel
-def post(desk: np.ndarray, kernel: int, call: tuple[Any, ...]) -> None:
-    """Hand the kernel at an address and the arguments of a call to who serves this desk.
+def write_job(place: np.ndarray, kernel: int, call: tuple[Any, ...]) -> int:
+    """Write the kernel at an address with the arguments of a call, as many numbers as returned.
 
-    The caller keeps the arguments until the job has ended. kernel: must take such arguments, for which named
-    tuples are as good as others.
+    What the arguments point to must be there when the job runs. kernel: must take such arguments, for which
+    named tuples are as good as others.
     """
-    _write_job(desk, kernel, call)
-    add_one(desk[RUNG:])
+    return _write_job(place, kernel, call)
 
 
 @compile_kernel
 def serve(desk: np.ndarray, looks: int) -> int:
     """Run jobs from the desk until none has come for so many looks, or Python is needed: says which."""
+    job = np.int64(desk[JOB:].ctypes.data)
     while True:
         if not spin(desk[RUNG:], desk[HEARD], looks):
             return NOTHING_CAME
         desk[HEARD] += 1
         if desk[JOB] == 0:
             return NO_KERNEL
-        if _run_job(desk):
+        if run_job(job):
             desk[FAILED] = 1
         add_one(desk[ENDED:])
         if look_at(desk[AWAITED:]) != 0:
@@ -139,6 +147,12 @@ def serve(desk: np.ndarray, looks: int) -> int:
 
 @compile_kernel
 def ring(desk: np.ndarray) -> None:
+    """Have the job on the desk done by who serves it."""
+    add_one(desk[RUNG:])
+
+
+@compile_kernel
+def call_back(desk: np.ndarray) -> None:
     """Call who serves this desk back to Python."""
     desk[JOB] = 0
     add_one(desk[RUNG:])

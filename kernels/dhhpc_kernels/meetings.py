@@ -10,22 +10,26 @@ import numpy as np
 from numba import types
 
 from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.recording import new_counters
 from dhhpc_kernels.spinning import add_one, look_at, spin
 
 _LOOKS = 10_000  # before the core is offered to others, for there may be fewer cores than threads
-_ALL_EVER = 1 << 62
+ALL_EVER = 1 << 62  # meetings
 
 _yield_core = types.ExternalFunction("sched_yield", types.int32())
 
 
 class Arrivals(NamedTuple):
-    """How often the calls of one `run_parallel` have come to meet."""
+    """How often the calls of one `run_parallel` have come to meet.
 
-    counter: np.ndarray  # int64, with a cache line of its own
+    counter: int64, the first number, with cache lines of its own.
+    """
+
+    counter: np.ndarray
 
 
 def new_arrivals() -> Arrivals:
-    return Arrivals(np.zeros(8, np.int64))
+    return Arrivals(new_counters(8))
 
 
 def abandon(calls: Iterable[tuple[Any, ...]]) -> None:
@@ -33,7 +37,7 @@ def abandon(calls: Iterable[tuple[Any, ...]]) -> None:
     for call in calls:
         for argument in call:
             if isinstance(argument, Arrivals):
-                argument.counter[0] = _ALL_EVER
+                argument.counter[:] = ALL_EVER
 
 
 @compile_kernel

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dhhpc_kernels.recording import current_recording
+
 if TYPE_CHECKING:
     from dhhpc_kernels.pool import Pool
 
@@ -75,6 +77,9 @@ def compiling_for_threads() -> Iterator[None]:
 def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
     """Run task(*call) for every call, on this thread and the pool's. Each must write to its own places."""
     global _pool, _pool_process
+    recording = current_recording()
+    if recording is not None:
+        recording.calls.append((task, calls))
     if _threads == 1 or len(calls) < 2:
         if _for_threads:
             from dhhpc_kernels.entries import find_entry

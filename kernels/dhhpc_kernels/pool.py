@@ -17,9 +17,11 @@ from dhhpc_kernels.jobs import (
     FAILED,
     HEARD,
     IS_AWAITED,
+    JOB,
     NOTHING_CAME,
     RUNG,
     await_end,
+    call_back,
     end,
     new_desk,
     ring,
@@ -38,7 +40,7 @@ class _Worker(threading.Thread):
         super().__init__(name=f"dhhpc-kernels-{number}", daemon=True)
         self.looks = looks
         self.desk = new_desk()
-        self.ended = self.desk[ENDED:]
+        self.job, self.ended = self.desk[JOB:], self.desk[ENDED:]
         self.asleep = False
         self.wake, self.told = threading.Semaphore(0), threading.Semaphore(0)
         self.work: tuple[Task, tuple[Any, ...]] | None = None
@@ -76,9 +78,10 @@ class _Worker(threading.Thread):
             self.finish()
         self.work = (task, call) if task is not None else None  # keeps the arguments alive
         if entry is None:
-            ring(self.desk)
+            call_back(self.desk)
         else:
-            entry.post(self.desk, entry.address, call)
+            entry.write(self.job, entry.address, call)
+            ring(self.desk)
         self._wake()
 
     def _wake(self) -> None:

@@ -8,12 +8,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from dhhpc_kernels.recording import new_counters
+
 _NUMBERS = types.Array(types.int64, 1, "C")
 
 
 def new_turns(rounds: int = 1) -> np.ndarray:
     """Counters for one call of `run_parallel`: the next unit's number, in each round."""
-    return np.zeros(rounds, np.int64)
+    return new_counters(rounds)
 
 
 def _take(typing_context: Any, turns: Any) -> tuple[Any, Any]:

@@ -19,6 +19,9 @@ class ActivationLayer(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         getattr(kernels, f"{self.function}_forward")(buffers.inputs[0], buffers.output)
 

@@ -66,6 +66,9 @@ class ConvolutionLayer(Layer):
         size = getattr(kernels, f"{self.family}_workspace")
         return int(size((batch, *shapes[0]), self.weight_shape(), *self.geometry()))
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         weight, *bias = buffers.parameters
         forward = getattr(kernels, f"{self.family}_forward")

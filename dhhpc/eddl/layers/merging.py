@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from dhhpc.eddl.graph import Buffers, Layer, OnnxNode, Shape
+from dhhpc.eddl.graph import Array, Buffers, Layer, OnnxNode, Shape
 
 
 class MergingLayer(Layer):
@@ -43,6 +43,9 @@ class Concat(MergingLayer):
             )
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         kernels.concatenate_forward(buffers.inputs, buffers.output)
 
@@ -73,13 +76,23 @@ class Add(MergingLayer):
             raise self.refuse(f"inputs of {describe(shapes)} cannot be added; they must have one shape")
         return shapes[0]
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return not self.copied(buffers)
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         kernels.add_forward(buffers.inputs, buffers.output)
 
     def backward(self, kernels: ModuleType, buffers: Buffers) -> None:
-        for grad_input in buffers.grad_inputs:
-            if grad_input is not None and grad_input is not buffers.grad_output:
-                grad_input[...] = buffers.grad_output
+        for grad_input in self.copied(buffers):
+            grad_input[...] = buffers.grad_output
+
+    def copied(self, buffers: Buffers) -> list[Array]:
+        """Gradients of inputs that do not lie where the output's does."""
+        return [
+            gradient
+            for gradient in buffers.grad_inputs
+            if gradient is not None and gradient is not buffers.grad_output
+        ]
 
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
         if len(inputs) > 2:

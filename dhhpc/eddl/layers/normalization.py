@@ -58,6 +58,9 @@ class BatchNormalization(Layer):
     def saved(self, batch: int, shapes: Sequence[Shape]) -> list[tuple[Shape, Any]]:
         return [(shapes[0][:1], np.float32), (shapes[0][:1], np.float32)]
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return buffers.sum_over_ranks.add is None
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         self.forward_into(kernels, buffers, training)
 

@@ -61,6 +61,9 @@ class PoolingLayer(Layer):
             raise self.refuse(f"kernel {self.kernel} does not fit in an input of {found}")
         return (shape[0], *size)
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def to_onnx(self, inputs: list[str], output: str, parameters: list[str]) -> list[Any]:
         from onnx.helper import make_node
 
@@ -172,6 +175,9 @@ class GlobalPoolingLayer(Layer):
         if len(shape) - 1 not in AXES:
             raise self.refuse(f"input of shape {shape} where channels and one to three axes are expected")
         return (shape[0], *(1 for _ in shape[1:]))
+
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
 
     def window(self, buffers: Buffers) -> tuple[Shape, Shape, Shape]:
         """Kernel, stride and padding of a window that covers a whole channel."""

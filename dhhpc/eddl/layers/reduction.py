@@ -45,6 +45,9 @@ class ReductionLayer(Layer):
             kept = [extent for axis, extent in enumerate(shapes[0]) if axis not in self.axes]
         return tuple(kept)
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def reduced(self) -> tuple[int, int]:
         """The first reduced axis of a batch, and how many."""
         return self.axes[0] + 1, len(self.axes)

@@ -26,6 +26,9 @@ class Input(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return self.extents
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         """Nothing: the plan copies the batch in."""
 

@@ -46,6 +46,9 @@ class UpSampling(Layer):
             raise self.refuse(f"input of shape {shape} where ({axes}) is expected")
         return (shape[0], *(extent * scale for extent, scale in zip(shape[1:], self.scale, strict=True)))
 
+    def repeats(self, buffers: Buffers) -> bool:
+        return True
+
     def forward(self, kernels: ModuleType, buffers: Buffers, training: bool) -> None:
         kernels.upsample_forward(buffers.inputs[0], buffers.output, self.mode)
 

@@ -81,6 +81,7 @@ from dhhpc_kernels.cpu.transposed_convolution import (
     transposed_convolution_forward,
     transposed_convolution_workspace,
 )
+from dhhpc_kernels.replay import record
 
 __all__ = [
     "accumulate",
@@ -125,6 +126,7 @@ __all__ = [
     "mean_squared_error",
     "multiply",
     "negate",
+    "record",
     "recurrent_backward",
     "recurrent_forward",
     "recurrent_workspace",

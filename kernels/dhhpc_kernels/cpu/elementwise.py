@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.cpu.views import flat
+from dhhpc_kernels.cpu.activations import copy
+from dhhpc_kernels.cpu.views import BLOCK, flat
 from dhhpc_kernels.parallel import run_shares
 
 F = np.float32
@@ -23,19 +24,36 @@ def _share_out(function: Callable[..., object], out: np.ndarray, *arrays: np.nda
     run_shares(run, out.size, out.size)
 
 
+@compile_kernel
+def _add(first: np.ndarray, second: np.ndarray, out: np.ndarray, begin: int, end: int) -> None:
+    buffer = np.empty(BLOCK, np.float32)  # as in `activations`: either may be written over
+    for start in range(begin, end, BLOCK):
+        stop = min(start + BLOCK, end)
+        values = first[start:stop]
+        others = second[start:stop]
+        for i in range(values.size):
+            buffer[i] = values[i] + others[i]
+        copy(buffer, out[start:stop])
+
+
+def add(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
+    """out = first + second; either may be out itself."""
+    run_shares(_add, out.size, out.size, flat(first), flat(second), flat(out))
+
+
 def add_forward(inputs: Sequence[np.ndarray], out: np.ndarray) -> None:
     """out = the sum of the inputs (one or more arrays of out's shape); the first may be out itself."""
     if len(inputs) == 1:
         np.copyto(out, inputs[0])
         return
-    _share_out(np.add, out, inputs[0], inputs[1])
+    add(inputs[0], inputs[1], out)
     for addend in inputs[2:]:
-        _share_out(np.add, out, out, addend)
+        add(out, addend, out)
 
 
 def accumulate(addend: np.ndarray, total: np.ndarray) -> None:
     """total += addend."""
-    _share_out(np.add, total, total, addend)
+    add(total, addend, total)
 
 
 def multiply(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:

@@ -1,0 +1,68 @@
+"""What kernels some code calls, in which order and with which arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Call = tuple[Any, ...]
+
+_LINE = 8  # numbers of a cache line
+_MOST_COUNTERS = 128 * 1024  # numbers; memory that is never written to takes no room
+
+_here = threading.local()
+
+
+class Recording:
+    """The calls of each `run_parallel` on this thread, with the counters that they share.
+
+    Attributes:
+        calls: (kernel, calls that run beside each other) in order.
+        counters: int64, of which so many are `used`; the first cache line is nobody's.
+        complete: whether there was room for all counters.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[..., None], Sequence[Call]]] = []
+        self.counters = np.zeros(_MOST_COUNTERS, np.int64)
+        self.used = _LINE
+        self.complete = True
+
+    def new_counters(self, count: int) -> np.ndarray:
+        """Zeros, with cache lines of their own."""
+        size = -(-count // _LINE) * _LINE
+        if self.used + size > self.counters.size:
+            self.complete = False
+            return np.zeros(size, np.int64)
+        self.used += size
+        return self.counters[self.used - size : self.used]
+
+
+def current_recording() -> Recording | None:
+    """The one that this thread makes now."""
+    return getattr(_here, "recording", None)
+
+
+@contextlib.contextmanager
+def making(recording: Recording) -> Iterator[None]:
+    """Meanwhile this thread's calls are recorded."""
+    _here.recording = recording
+    try:
+        yield
+    finally:
+        _here.recording = None
+
+
+def new_counters(count: int) -> np.ndarray:
+    """Zeros (int64), with cache lines of their own, for the calls of one `run_parallel`.
+
+    A replay of these calls begins with zeros again.
+    """
+    recording = current_recording()
+    if recording is not None:
+        return recording.new_counters(count)
+    return np.zeros(-(-count // _LINE) * _LINE, np.int64)
