@@ -101,34 +101,33 @@ OPTIMIZERS: list[Callable[[], Optimizer]] = [
 
 
 def warm_up() -> None:
-    """Train and run a small model of each layer, loss and optimizer, by one thread or more."""
+    """Train and run a small model of each layer, loss and optimizer."""
     from dhhpc_kernels import jobs
     from dhhpc_kernels.cpu.peak import peak_gflops
-    from dhhpc_kernels.parallel import compiling_for_threads
     from dhhpc_kernels.spinning import spin
 
-    with compiling_for_threads():
-        for shape, example in EXAMPLES:
-            x = layers.Input(shape)
-            # Batch normalisation learns, so that gradients are wanted by the example's input.
-            run(Model([x], [example(layers.BatchNormalization(x))]), "mean_squared_error", SGD())
-        for name, loss in LOSSES.items():
-            for shape in (VECTOR, IMAGE):
-                for activation in (loss.activation or layers.Sigmoid, layers.ReLU):
-                    x = layers.Input(shape)
-                    model = Model([x], [activation(layers.BatchNormalization(x))])
-                    run(model, name, SGD())
-                    if loss.takes_classes:
-                        model.train_batch([np.ones((2, *shape))], [np.zeros((2, *shape[1:]), np.int64)])
-        for optimizer in OPTIMIZERS:
-            x = layers.Input(VECTOR)
-            run(Model([x], [layers.Dense(x, 2)]), "mean_squared_error", optimizer())
-        peak_gflops(rounds=1, seconds=0)
+    for shape, example in EXAMPLES:
+        x = layers.Input(shape)
+        # Batch normalisation learns, so that gradients are wanted by the example's input.
+        run(Model([x], [example(layers.BatchNormalization(x))]), "mean_squared_error", SGD())
+    for name, loss in LOSSES.items():
+        for shape in (VECTOR, IMAGE):
+            for activation in (loss.activation or layers.Sigmoid, layers.ReLU):
+                x = layers.Input(shape)
+                model = Model([x], [activation(layers.BatchNormalization(x))])
+                run(model, name, SGD())
+                if loss.takes_classes:
+                    model.train_batch([np.ones((2, *shape))], [np.zeros((2, *shape[1:]), np.int64)])
+    for optimizer in OPTIMIZERS:
+        x = layers.Input(VECTOR)
+        run(Model([x], [layers.Dense(x, 2)]), "mean_squared_error", optimizer())
+    peak_gflops(rounds=1, seconds=0)
     desk = jobs.new_desk()
     jobs.call_back(desk)
     jobs.serve(desk, 1)
     jobs.await_end(desk, 1)
     jobs.end(desk)
+    jobs.ring(desk)
     spin(desk, 0, 1)
 
 

@@ -4,31 +4,47 @@ Numba looks that up at each call, argument by argument: many a microsecond for p
 which every other thread waits for the interpreter. Here it is looked up once for all threads.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numba
 from numba import types
 from numba._dispatcher import compute_fingerprint
-from numba.core import dispatcher
 
-from dhhpc_kernels.jobs import aligned_zeros, write_job
+from dhhpc_kernels.compilation import Kernel
+from dhhpc_kernels.jobs import JOB_SIZE, aligned_zeros, run_written, write_job
+
+_own = threading.local()
 
 
 class Entry(NamedTuple):
-    run: Callable[..., None]  # as a Python function
+    name: str
     write: Callable[..., int]  # `write_job` for such calls
     address: int  # of the compiled code, for `write_job`
 
+    def run(self, call: tuple[Any, ...]) -> None:
+        """Run the kernel on this thread. Raises RuntimeError if it fails."""
+        place = getattr(_own, "place", None)
+        if place is None:
+            place = _own.place = aligned_zeros(JOB_SIZE)
+        self.write(place, self.address, call)
+        if run_written(place):
+            raise kernel_failed(self.name)
 
-_Kernel: Any = dispatcher.Dispatcher
+
+def kernel_failed(name: str) -> RuntimeError:
+    """The error for a kernel that failed: it has no other reason than memory for its scratch arrays."""
+    return RuntimeError(f"{name} failed: there is no memory left for its scratch arrays")
+
+
 _Tuple: Any = types.BaseTuple
 _entries: dict[tuple[Callable[..., None], bytes], Entry] = {}
 
 
 def is_kernel(task: Callable[..., None]) -> bool:
     """Whether it is compiled, so that it runs without the interpreter."""
-    return isinstance(task, _Kernel)
+    return isinstance(task, Kernel)
 
 
 def find_entry(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> Entry | None:
@@ -60,7 +76,7 @@ def _compile(kernel: Any, call: tuple[Any, ...]) -> Entry:
         raise TypeError(f"{kernel.__name__} cannot run on other threads")
     place = numba.typeof(aligned_zeros(0))
     write = _compiled(write_job, (place, types.int64, _plain(types.Tuple(kinds))))
-    return Entry(code.entry_point, write.entry_point, address)
+    return Entry(kernel.__name__, write.entry_point, address)
 
 
 def _compiled(kernel: Any, kinds: tuple[Any, ...]) -> Any:

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_function
 from dhhpc_kernels.spinning import add_one, look_at, spin
 
 # Numbers (int64) on a desk, by the cache line, for whoever writes one disturbs who looks at another in it.
@@ -118,7 +118,7 @@ _write_job: Callable[..., int] = intrinsic(_write)
 run_job: Callable[..., bool] = intrinsic(_run)
 
 
-@compile_kernel
+@compile_function
 def write_job(place: np.ndarray, kernel: int, call: tuple[Any, ...]) -> int:
     """Write the kernel at an address with the arguments of a call, as many numbers as returned.
 
@@ -128,7 +128,13 @@ def write_job(place: np.ndarray, kernel: int, call: tuple[Any, ...]) -> int:
     return _write_job(place, kernel, call)
 
 
-@compile_kernel
+@compile_function
+def run_written(place: np.ndarray) -> bool:
+    """Run a job on this thread; whether it failed."""
+    return run_job(np.int64(place.ctypes.data))
+
+
+@compile_function
 def serve(desk: np.ndarray, looks: int) -> int:
     """Run jobs from the desk until none has come for so many looks, or Python is needed: says which."""
     job = np.int64(desk[JOB:].ctypes.data)
@@ -145,27 +151,27 @@ def serve(desk: np.ndarray, looks: int) -> int:
             return IS_AWAITED
 
 
-@compile_kernel
+@compile_function
 def ring(desk: np.ndarray) -> None:
     """Have the job on the desk done by who serves it."""
     add_one(desk[RUNG:])
 
 
-@compile_kernel
+@compile_function
 def call_back(desk: np.ndarray) -> None:
     """Call who serves this desk back to Python."""
     desk[JOB] = 0
     add_one(desk[RUNG:])
 
 
-@compile_kernel
+@compile_function
 def end(desk: np.ndarray) -> bool:
     """A job that `serve` left to Python has ended; whether that is awaited."""
     add_one(desk[ENDED:])
     return look_at(desk[AWAITED:]) != 0
 
 
-@compile_kernel
+@compile_function
 def await_end(desk: np.ndarray, jobs: int) -> bool:
     """Ask to be told when so many jobs have ended; whether they have, so that nobody need tell."""
     add_one(desk[AWAITED:])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dhhpc_kernels.recording import current_recording
@@ -35,7 +34,6 @@ _LOOKS = 10_000
 _threads = default_threads(_cores())
 _pool: Pool | None = None
 _pool_process = 0
-_for_threads = False
 
 
 def threads() -> int:
@@ -63,17 +61,6 @@ def set_threads(count: int) -> None:
     _threads = count
 
 
-@contextlib.contextmanager
-def compiling_for_threads() -> Iterator[None]:
-    """Meanwhile what runs on this thread alone is compiled for other threads, too: a job may have more."""
-    global _for_threads
-    _for_threads = True
-    try:
-        yield
-    finally:
-        _for_threads = False
-
-
 def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
     """Run task(*call) for every call, on this thread and the pool's. Each must write to its own places."""
     global _pool, _pool_process
@@ -81,10 +68,6 @@ def run_parallel(task: Callable[..., None], calls: Sequence[tuple[Any, ...]]) ->
     if recording is not None:
         recording.calls.append((task, calls))
     if _threads == 1 or len(calls) < 2:
-        if _for_threads:
-            from dhhpc_kernels.entries import find_entry
-
-            find_entry(task, calls)
         for call in calls:
             task(*call)
         return

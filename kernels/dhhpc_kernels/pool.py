@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dhhpc_kernels.entries import Entry, find_entry
+from dhhpc_kernels.entries import Entry, find_entry, kernel_failed
 from dhhpc_kernels.jobs import (
     AWAITED,
     ENDED,
@@ -100,9 +100,7 @@ class _Worker(threading.Thread):
         error, self.error = self.error, None
         if self.desk[FAILED]:
             self.desk[FAILED] = 0
-            error = RuntimeError(
-                f"{self.work[0].__name__ if self.work else 'a kernel'} failed on {self.name}"
-            )
+            error = kernel_failed(self.work[0].__name__ if self.work else "a kernel")
         self.work = None
         return error
 
@@ -133,7 +131,6 @@ class Pool:
 
     def _run(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> BaseException | None:
         entry = find_entry(task, calls)
-        run = task if entry is None else entry.run
         count = min(len(calls) - 1, len(self.workers))
         own, others = calls[: len(calls) - count], calls[len(calls) - count :]
         busy = self.workers[:count]
@@ -142,7 +139,10 @@ class Pool:
             for worker, call in zip(busy, others, strict=True):
                 worker.begin(entry, task, call)
             for call in own:
-                run(*call)
+                if entry is None:
+                    task(*call)
+                else:
+                    entry.run(call)
         except BaseException as raised:  # a signal's, too
             error = raised
             abandon(calls)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dhhpc_kernels.compilation import compile_kernel
-from dhhpc_kernels.entries import find_entry, is_kernel
+from dhhpc_kernels.entries import find_entry, is_kernel, kernel_failed
 from dhhpc_kernels.jobs import JOB_SIZE, LINE, aligned_zeros, run_job
 from dhhpc_kernels.meetings import ALL_EVER, Arrivals, meet
 from dhhpc_kernels.parallel import run_parallel, threads
@@ -85,7 +85,7 @@ class Replay:
         self._failed[0] = 0
         run_parallel(_run_rows, self._threads_calls)
         if self._failed[0]:
-            raise RuntimeError(f"{self._names[self._failed[0] - 1]} failed")
+            raise kernel_failed(self._names[self._failed[0] - 1])
 
 
 def record(code: Callable[[], object]) -> Replay | None:

@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dhhpc_kernels.compilation import compile_kernel
+from dhhpc_kernels.compilation import compile_function
 
 _NUMBERS = types.Array(types.int64, 1, "C")
 _HAS_PAUSE = binding.get_default_triple().startswith(("x86_64", "i686", "amd64"))
@@ -48,7 +48,7 @@ look_at: Callable[..., int] = intrinsic(_look)
 add_one: Callable[..., None] = intrinsic(_add)
 
 
-@compile_kernel
+@compile_function
 def spin(numbers: np.ndarray, seen: int, most: int) -> bool:
     """Whether numbers[0] (int64) is, or within `most` looks becomes, another number than `seen`."""
     looks = 0

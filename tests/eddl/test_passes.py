@@ -85,7 +85,7 @@ def test_every_layer(number, layer_by_layer):
     assert_same(train(network), layer_by_layer(lambda: train(network)))
 
 
-@pytest.mark.parametrize("threads, memory", [(1, "full"), (3, "full"), (2, "low")], indirect=["threads"])
+@pytest.mark.parametrize(("threads", "memory"), [(1, "full"), (3, "full"), (2, "low")], indirect=["threads"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_on_any_number_of_threads(name, memory, threads, layer_by_layer):
     sizes = (4, 3)  # plans of two sizes take turns in one arena

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Correlation,
     Planes,
@@ -37,6 +38,12 @@ def met(source: Planes, correlation: Correlation, taps: list[tuple[int, int]], p
     return found
 
 
+@compile_kernel
+def gather(source, plan, start, count, panel, lines, target):
+    runs = find_runs(source, plan, start, count, WIDTH, panel, run_tables(plan, count))
+    gather_runs(source, 0, plan, 0, lines, runs, target, WIDTH)
+
+
 def gathered(
     source: Planes, correlation: Correlation, points: range
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -46,9 +53,7 @@ def gathered(
     windows = -(-len(points) // WIDTH)
     panel = lines * WIDTH + LINE
     target = np.full(windows * panel, np.nan, np.float32)
-    tables = run_tables(plan, len(points))
-    runs = find_runs(source, plan, points.start, len(points), WIDTH, panel, tables)
-    gather_runs(source, 0, plan, 0, lines, runs, target, WIDTH)
+    gather(source, plan, points.start, len(points), panel, lines, target)
     panels = target.reshape(windows, panel)[:, : lines * WIDTH].reshape(windows, -1, len(taps), WIDTH)
     return np.moveaxis(panels, 0, 2).reshape(-1, len(taps), windows * WIDTH)[..., : len(points)], taps
 

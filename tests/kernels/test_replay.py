@@ -134,7 +134,7 @@ def test_a_kernel_that_fails_is_named_and_ends_the_run(threads, place):
 
     replay = record(code)
     places[bad] = 1
-    with pytest.raises(RuntimeError, match=r"^fail_at failed$"):
+    with pytest.raises(RuntimeError, match=r"^fail_at failed"):
         replay.run()
     places[bad] = 0
     numbers[:] = 1
