@@ -40,6 +40,15 @@ def normal(*shape: int) -> np.ndarray:
     return array
 
 
+def as_in_a_step(call: Call) -> Call:
+    """The kernels of a call, run again without it as in the steps of a network."""
+    from dhhpc_kernels import cpu
+
+    replay = cpu.record(call)
+    assert replay is not None
+    return replay.run
+
+
 @singledispatch
 def prepare(case: Case) -> Call:
     """The function to time; its arrays are made here."""
@@ -55,10 +64,10 @@ def convolution(case: Convolution) -> Call:
     workspace = np.empty(cpu.convolution_workspace(case.x_shape, case.weight_shape, *options), np.float32)
     match case.direction:
         case "forward":
-            return lambda: cpu.convolution_forward(x, weight, None, out, workspace, *options)
+            return as_in_a_step(lambda: cpu.convolution_forward(x, weight, None, out, workspace, *options))
         case "backward-data":
-            return lambda: cpu.convolution_backward_data(out, weight, x, workspace, *options)
-    return lambda: cpu.convolution_backward_weights(x, out, weight, None, workspace, *options)
+            return as_in_a_step(lambda: cpu.convolution_backward_data(out, weight, x, workspace, *options))
+    return as_in_a_step(lambda: cpu.convolution_backward_weights(x, out, weight, None, workspace, *options))
 
 
 @prepare.register
