@@ -74,6 +74,8 @@ def bench(
 ) -> None:
     """Time layers and networks, alone or in turn with PyTorch's channels_last.
 
+    Our convolutions run as in a network's steps: without what the first call has prepared.
+
     ratio: the peer's time over ours. MB: what a call must read or write. peak MB: memory of the process.
     """
     import json

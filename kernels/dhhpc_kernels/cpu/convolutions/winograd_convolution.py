@@ -2,13 +2,19 @@
 
 Tiles of the source are transformed, so that the convolution becomes one matrix product over the channels for
 each of a tile's 16 or 36 transformed elements (Lavin and Gray 2016); the products are transformed back. With
-many tiles, transformed weights stay while the tiles pass by (`winograd_resident`); with many channels, tiles
-stay while the weights pass by (`winograd_streaming`, `winograd_gradient`).
+many tiles, transformed weights, or the sums of their gradient, stay while the tiles pass by
+(`winograd_resident`, `winograd_summed`); with many channels, tiles stay while the weights pass by
+(`winograd_streaming`, `winograd_gradient`).
 """
 
 import numpy as np
 
-from dhhpc_kernels.cpu.convolutions import winograd_gradient, winograd_resident, winograd_streaming
+from dhhpc_kernels.cpu.convolutions import (
+    winograd_gradient,
+    winograd_resident,
+    winograd_streaming,
+    winograd_summed,
+)
 from dhhpc_kernels.cpu.convolutions.geometry import (
     Geometry,
     Pair,
@@ -117,7 +123,7 @@ def backward_weights(
     batch, channels = source.starts.shape
     targets = target.starts.shape[1]
     streams = _streams_gradient(tile, batch, (channels, targets), shape.out_size[1:])
-    run = winograd_gradient.convolve_gradient if streams else winograd_resident.convolve_gradient
+    run = winograd_gradient.convolve_gradient if streams else winograd_summed.convolve_gradient
     taps = grad_weight.reshape(targets, channels, 9, copy=False)
     run(tile, source, target, taps, workspace, shape.padding[1:])
 
@@ -126,5 +132,5 @@ def backward_weights_workspace(tile: int, shape: Geometry) -> int:
     """Number of float32 that `backward_weights` needs, for the number of threads set now."""
     batch, out_size = shape.batch * shape.out_size[0], shape.out_size[1:]
     channels = (shape.channels * shape.kernel[0], shape.kernels)
-    module = winograd_gradient if _streams_gradient(tile, batch, channels, out_size) else winograd_resident
+    module = winograd_gradient if _streams_gradient(tile, batch, channels, out_size) else winograd_summed
     return module.convolve_gradient_workspace(tile, batch, channels, out_size, shape.padding[1:])
