@@ -7,10 +7,12 @@ The first time every layer runs. It is recorded which kernels those call that re
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from dhhpc.eddl.graph import Array
 
 # An interrupt comes through between parts of a pass.
 MOST_STEPS = 32
@@ -22,6 +24,22 @@ class Step:
 
     run: Callable[[], object]
     repeats: bool
+
+
+class Callbacks:
+    """What a backward pass calls, another function each time.
+
+    Steps hold this and not their plan, which would then hold itself, and its memory once nobody needs it.
+    """
+
+    def __init__(self) -> None:
+        self.now: tuple[Any, Any] = (None, None)
+
+    def update(self, parameters: Array, gradients: Array) -> None:
+        self.now[0](parameters, gradients)
+
+    def completed(self, gradients: Sequence[Array]) -> None:
+        self.now[1](gradients)
 
 
 class Part:

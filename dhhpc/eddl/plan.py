@@ -16,7 +16,7 @@ import numpy as np
 from dhhpc.eddl.fusion import fuse
 from dhhpc.eddl.graph import Array, Buffers, Layer, Randomness, Shape, SumOverRanks
 from dhhpc.eddl.memory import Block, Slot, place
-from dhhpc.eddl.passes import Passes, Step
+from dhhpc.eddl.passes import Callbacks, Passes, Step
 from dhhpc.eddl.recomputation import Recomputation
 
 
@@ -84,8 +84,7 @@ class Plan:
         self.backward_bound: list[Buffers] = []
         self.arena: Array | None = None
         self.passes = Passes(kernels)
-        self.update: Callable[[Array, Array], None] | None = None
-        self.completed: Callable[[Sequence[Array]], None] | None = None
+        self.callbacks = Callbacks()
         parents = [[steps[position[id(parent)]] for parent in layer.parents] for layer in self.layers]
         # The layers whose gradient lies in a block.
         self.owners: dict[Block, set[int]] = {}
@@ -368,7 +367,7 @@ class Plan:
             `Layer.backward_updating`.
         completed: called with the gradients of each layer's parameters once they are there.
         """
-        self.update, self.completed = update, completed
+        self.callbacks.now = update, completed
         given = update is not None, completed is not None
         self.passes.run(("backward", self.alone, *given), lambda: self.backward_steps(*given))
 
@@ -380,26 +379,22 @@ class Plan:
                 yield from self.recomputation.forward_steps(index, self.backward_bound)
             if not step.trains:
                 continue
-            early = updating and step.layer.updates_early
-            yield Step(partial(self.run_backward, index, early), not early and step.layer.repeats(buffers))
+            layer, early = step.layer, updating and step.layer.updates_early
+            backward = layer.backward_updating if early else layer.backward
+            told = (self.callbacks.update,) if early else ()
+            run = partial(backward, self.kernels, buffers, *told)
+            workspace = self.backward_workspaces[index]
+            if workspace is not None:
+                run = partial(run_in, workspace, buffers, run)
+            yield Step(run, not early and layer.repeats(buffers))
             if telling and buffers.gradients:
-                yield Step(partial(self.tell, buffers), False)
+                yield Step(partial(self.callbacks.completed, buffers.gradients), False)
             for addend, total in self.sums[index]:
                 yield Step(partial(self.kernels.accumulate, addend, total), True)
 
-    def run_backward(self, index: int, early: bool) -> None:
-        """A layer's backward pass, with early updates or without."""
-        layer, buffers = self.steps[index].layer, self.backward_bound[index]
-        workspace = buffers.workspace
-        if (own := self.backward_workspaces[index]) is not None:
-            buffers.workspace = own
-        if early:
-            assert self.update is not None
-            layer.backward_updating(self.kernels, buffers, self.update)
-        else:
-            layer.backward(self.kernels, buffers)
-        buffers.workspace = workspace
 
-    def tell(self, buffers: Buffers) -> None:
-        assert self.completed is not None
-        self.completed(buffers.gradients)
+def run_in(workspace: Array, buffers: Buffers, run: Callable[[], object]) -> None:
+    """Run with another workspace."""
+    usual, buffers.workspace = buffers.workspace, workspace
+    run()
+    buffers.workspace = usual

@@ -1,5 +1,8 @@
 """Kernels that run again without their layers compute what the layers would, bit for bit."""
 
+import gc
+import weakref
+
 import dhhpc_kernels
 import numpy as np
 import pytest
@@ -138,3 +141,14 @@ def test_interrupts_come_through_between_parts():
     parts = passes.parts(dhhpc_kernels.backend("cpu"), steps)
     sizes = [len(part.steps) if isinstance(part, passes.Part) else 1 for part in parts]
     assert sizes == [32, 18, 1, 32, 18]
+
+
+def test_memory_is_free_once_a_model_is_gone():
+    net, _ = train(NETWORKS["unet"], 3)
+    plans = [weakref.ref(plan) for plan in net.plans.values()]
+    gc.disable()
+    try:
+        del net, _
+        assert [plan() for plan in plans] == [None] * len(plans)
+    finally:
+        gc.enable()
