@@ -6,8 +6,9 @@ The first time every layer runs. It is recorded which kernels those call that re
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,15 @@ class Callbacks:
 
     def __init__(self) -> None:
         self.now: tuple[Any, Any] = (None, None)
+
+    @contextlib.contextmanager
+    def calling(self, update: Any, completed: Any) -> Iterator[None]:
+        """Meanwhile these are called."""
+        self.now = update, completed
+        try:
+            yield
+        finally:
+            self.now = None, None
 
     def update(self, parameters: Array, gradients: Array) -> None:
         self.now[0](parameters, gradients)

@@ -367,9 +367,9 @@ class Plan:
             `Layer.backward_updating`.
         completed: called with the gradients of each layer's parameters once they are there.
         """
-        self.callbacks.now = update, completed
         given = update is not None, completed is not None
-        self.passes.run(("backward", self.alone, *given), lambda: self.backward_steps(*given))
+        with self.callbacks.calling(update, completed):
+            self.passes.run(("backward", self.alone, *given), lambda: self.backward_steps(*given))
 
     def backward_steps(self, updating: bool, telling: bool) -> Iterator[Step]:
         """updating, telling: whether there is an `update` or a `completed`."""
