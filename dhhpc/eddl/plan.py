@@ -396,5 +396,7 @@ class Plan:
 def run_in(workspace: Array, buffers: Buffers, run: Callable[[], object]) -> None:
     """Run with another workspace."""
     usual, buffers.workspace = buffers.workspace, workspace
-    run()
-    buffers.workspace = usual
+    try:
+        run()
+    finally:
+        buffers.workspace = usual

@@ -12,8 +12,9 @@ import numba
 from numba import types
 from numba._dispatcher import compute_fingerprint
 
+from dhhpc_kernels.cache_lines import aligned_zeros
 from dhhpc_kernels.compilation import Kernel
-from dhhpc_kernels.jobs import JOB_SIZE, aligned_zeros, run_written, write_job
+from dhhpc_kernels.jobs import JOB_SIZE, run_written, write_job
 
 _own = threading.local()
 

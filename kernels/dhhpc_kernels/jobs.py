@@ -14,14 +14,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dhhpc_kernels.cache_lines import aligned_zeros
 from dhhpc_kernels.compilation import compile_function
 from dhhpc_kernels.spinning import add_one, look_at, spin
 
-# Numbers (int64) on a desk, by the cache line, for whoever writes one disturbs who looks at another in it.
+# Numbers (int64) on a desk, by the cache line.
 RUNG, HEARD, ENDED, AWAITED, FAILED, JOB = 0, 8, 16, 24, 25, 32
 JOB_SIZE = 480  # numbers; of a job: the function that runs it, its kernel, then the arguments
 _KERNEL, _ARGUMENTS = 1, 2
-LINE = 8  # numbers
 
 # What `serve` returns for.
 NOTHING_CAME, NO_KERNEL, IS_AWAITED = 0, 1, 2
@@ -35,13 +35,6 @@ _STATUS = ir.IntType(32)
 def new_desk() -> np.ndarray:
     """Where one thread leaves another jobs."""
     return aligned_zeros(JOB + JOB_SIZE)
-
-
-def aligned_zeros(size: int) -> np.ndarray:
-    """Zeros (int64), the first at the beginning of a cache line."""
-    numbers = np.zeros(size + LINE, np.int64)
-    start = -(numbers.ctypes.data // 8) % LINE
-    return numbers[start : start + size]
 
 
 def _place(context: Any, builder: ir.IRBuilder, kind: Any, desk: Any, index: int) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dhhpc_kernels.cache_lines import LINE, aligned_zeros, whole_lines
+
 Call = tuple[Any, ...]
 
-_LINE = 8  # numbers of a cache line
 _MOST_COUNTERS = 128 * 1024  # numbers; memory that is never written to takes no room
 
 _here = threading.local()
@@ -28,16 +29,16 @@ class Recording:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Callable[..., None], Sequence[Call]]] = []
-        self.counters = np.zeros(_MOST_COUNTERS, np.int64)
-        self.used = _LINE
+        self.counters = aligned_zeros(_MOST_COUNTERS)
+        self.used = LINE
         self.complete = True
 
     def new_counters(self, count: int) -> np.ndarray:
         """Zeros, with cache lines of their own."""
-        size = -(-count // _LINE) * _LINE
+        size = whole_lines(count)
         if self.used + size > self.counters.size:
             self.complete = False
-            return np.zeros(size, np.int64)
+            return aligned_zeros(size)
         self.used += size
         return self.counters[self.used - size : self.used]
 
@@ -63,6 +64,4 @@ def new_counters(count: int) -> np.ndarray:
     A replay of these calls begins with zeros again.
     """
     recording = current_recording()
-    if recording is not None:
-        return recording.new_counters(count)
-    return np.zeros(-(-count // _LINE) * _LINE, np.int64)
+    return aligned_zeros(whole_lines(count)) if recording is None else recording.new_counters(count)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dhhpc_kernels.cache_lines import LINE, aligned_zeros, whole_lines
 from dhhpc_kernels.compilation import compile_kernel
 from dhhpc_kernels.entries import find_entry, is_kernel, kernel_failed
-from dhhpc_kernels.jobs import JOB_SIZE, LINE, aligned_zeros, run_job
+from dhhpc_kernels.jobs import JOB_SIZE, run_job
 from dhhpc_kernels.meetings import ALL_EVER, Arrivals, meet
 from dhhpc_kernels.parallel import run_parallel, threads
 from dhhpc_kernels.recording import Recording, making
@@ -60,7 +61,7 @@ class Replay:
                     self._names.append(kernel.__name__)
                 thread = max(0, turn - own + 1)
                 rows[-1 if turn < own else -own][thread] = size
-                length = -(-entry.write(place, entry.address, call) // LINE) * LINE
+                length = whole_lines(entry.write(place, entry.address, call))
                 jobs.append(place[:length].copy())
                 size += length
             # Between kernels that the caller runs alone nobody waits.

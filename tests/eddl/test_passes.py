@@ -9,7 +9,7 @@ import pytest
 
 from dhhpc import eddl
 from dhhpc.eddl import passes
-from dhhpc.eddl.warm_up import EXAMPLES
+from dhhpc.eddl.warm_up import EXAMPLES, WORDS
 from dhhpc.zoo import create
 
 NETWORKS = {
@@ -39,15 +39,15 @@ def layer_by_layer(monkeypatch):
 
 
 def replays(net):
-    """How many parts of the model's passes have run again without their layers."""
+    """How many parts of the model's passes can run again without their layers."""
     parts = [part for plan in net.plans.values() for found in plan.passes.made.values() for part in found]
     return sum(isinstance(part, passes.Part) and part.replay is not None for part in parts)
 
 
 def drawn(draw, layer, count):
-    return draw.integers(0, 3, (count, *layer.shape)).astype(np.float32) + draw.random(
-        (count, *layer.shape), np.float32
-    ) * (len(layer.shape) > 1 or layer.shape[0] != 6)
+    """Numbers from 0 to 3, whole ones for an embedding."""
+    numbers = draw.uniform(0, 3, (count, *layer.shape)).astype(np.float32)
+    return np.floor(numbers) if layer.shape == WORDS else numbers
 
 
 def train(create_network, steps=5, sizes=(4,), **options):

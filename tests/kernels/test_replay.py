@@ -180,9 +180,12 @@ def test_what_is_no_kernel_cannot_run_again(threads):
     assert numbers.tolist() == [0, 0, 2, 2]
 
 
-def test_more_counters_than_there_is_room_for(monkeypatch):
+def test_more_counters_than_there_is_room_for():
     taken = np.zeros(5)
-    code = lambda: run_parallel(count_turns, [(new_turns(1_000_000), 5, taken)])  # noqa: E731
+
+    def code():
+        run_parallel(count_turns, [(new_turns(1_000_000), 5, taken)])
+
     assert record(code) is None
     assert taken.tolist() == [1] * 5
 
